@@ -1,0 +1,1 @@
+"""Online RL for software-engineering agents, declared in one file."""
