@@ -156,7 +156,11 @@ def _attention(text: Mapping[str, Any], model_type: str, hidden: int, heads: int
 
 def _is_sparse(text: Mapping[str, Any], index: int) -> bool:
     step = int(text.get("decoder_sparse_step") or 1)
-    return index not in (text.get("mlp_only_layers") or []) and (index + 1) % step == 0 and index >= int(text.get("first_k_dense_replace") or 0)
+    return (
+        index not in (text.get("mlp_only_layers") or [])
+        and (index + 1) % step == 0
+        and index >= int(text.get("first_k_dense_replace") or 0)
+    )
 
 
 def _experts(text: Mapping[str, Any], model_type: str, hidden: int, experts: int, per_token: int) -> tuple[int, int]:

@@ -11,40 +11,17 @@ from hypothesis import strategies as st
 
 from swerl.preflight.shape import ShapeError, read_shape, shape_of
 
-QWEN3_06B = {
-    "architectures": ["Qwen3ForCausalLM"],
-    "model_type": "qwen3",
-    "hidden_size": 1024,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "intermediate_size": 3072,
-    "vocab_size": 151936,
-    "tie_word_embeddings": True,
-    "max_position_embeddings": 40960,
-    "torch_dtype": "bfloat16",
+SHAPES = Path(__file__).parent / "shapes"
+QWEN3_06B = orjson.loads((SHAPES / "qwen3-0.6b.json").read_bytes())
+QWEN3_30B_A3B = orjson.loads((SHAPES / "qwen3-30b-a3b.json").read_bytes())
+SMALL = {
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 96,
+    "vocab_size": 128,
 }
-QWEN3_30B_A3B = {
-    "architectures": ["Qwen3MoeForCausalLM"],
-    "model_type": "qwen3_moe",
-    "hidden_size": 2048,
-    "num_hidden_layers": 48,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 4,
-    "head_dim": 128,
-    "intermediate_size": 6144,
-    "moe_intermediate_size": 768,
-    "num_experts": 128,
-    "num_experts_per_tok": 8,
-    "decoder_sparse_step": 1,
-    "mlp_only_layers": [],
-    "vocab_size": 151936,
-    "tie_word_embeddings": False,
-    "max_position_embeddings": 262144,
-    "torch_dtype": "bfloat16",
-}
-SMALL = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 128}
 
 
 def test_published_sizes():
@@ -78,8 +55,14 @@ def test_kv_heads_split_over_ranks_and_repeat_beyond_their_number():
         ("Qwen2Config", {"tie_word_embeddings": True}),
         ("Qwen3Config", {"head_dim": 32}),
         ("MixtralConfig", {"num_local_experts": 4, "num_experts_per_tok": 2}),
-        ("Qwen2MoeConfig", {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 40}),
-        ("Qwen3MoeConfig", {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "head_dim": 32, "mlp_only_layers": [1]}),
+        (
+            "Qwen2MoeConfig",
+            {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 40},
+        ),
+        (
+            "Qwen3MoeConfig",
+            {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "head_dim": 32, "mlp_only_layers": [1]},
+        ),
     ],
 )
 def test_count_equals_the_instantiated_model(config_class: str, extra: dict, tmp_path: Path):

@@ -1,0 +1,218 @@
+"""What a run will need, from the policy's ``config.json`` and the profile alone.
+
+Exact: parameters (families named in ``shape``), KV-cache bytes per token, trials and optimizer steps, checkpoint bytes (fp32 weights and two fp32
+Adam moments, as verl's FSDP engine keeps them; an exported Hugging Face copy is fp32 too).
+Estimated, and marked ``~`` in the text: what vLLM leaves for the cache on a GPU (``VLLM_FIXED``, calibrated on one H100, and the sampler's buffers), and the trainer's
+activations. Every byte count is per GPU unless the name says otherwise. Nothing here looks at the machine: the GPU's memory is a parameter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from swerl.preflight.shape import ModelShape, dtype_bytes
+
+GIB = 2**30
+MASTER_BYTES = 4  # verl loads a trainable FSDP model in fp32, whatever it computes in
+ADAM_BYTES = 8  # two fp32 moments
+VLLM_FIXED = (
+    0.25 * GIB
+)  # contexts, communicators and profiling activations: 79.1 x 0.6 - 45.96 GiB of cache - 1.11 of weights, less the sampler's buffers
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the profile says, as far as the arithmetic needs it. ``steps`` is the number of training steps in all, or None if it depends on data
+    that could not be read; ``kv_cache_bytes`` is set where the engine is told its cache (CPU) and None where it takes what is left (GPU)."""
+
+    gpus: int
+    gpu_memory_bytes: int | None
+    gen_tp: int
+    gpu_memory_utilization: float
+    rollout_dtype: str
+    max_num_seqs: int
+    max_model_length: int
+    max_batched_tokens: int
+    kv_cache_bytes: int | None
+    prompts_per_step: int
+    samples_per_prompt: int
+    mini_batch_prompts: int
+    prompt_tokens: int
+    response_tokens: int
+    tokens_per_gpu: int
+    sequence_parallel: int
+    param_dtype: str
+    gradient_checkpointing: bool
+    steps: int | None
+    save_every: int
+    keep_checkpoints: int | None
+    save_hf: bool
+    live_trials: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineForecast:
+    """One vLLM replica over ``gen_tp`` GPUs. ``kv_tokens`` is the replica's whole cache; ``full_sequences`` how many of the longest fit at once."""
+
+    replicas: int
+    weight_bytes: int
+    kv_bytes_per_token: int
+    kv_bytes: int | None
+    kv_tokens: int | None
+    full_sequences: float | None
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerForecast:
+    """Peak of one optimizer step on one GPU. ``state_bytes`` = weights, gradients and moments of this rank's shard."""
+
+    state_bytes: int
+    gathered_bytes: int
+    activation_bytes: int
+    logits_bytes: int
+    offloaded_host_bytes: int
+
+    @property
+    def peak_bytes(self) -> int:
+        return self.state_bytes + self.gathered_bytes + self.activation_bytes + self.logits_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DiskForecast:
+    """``peak_bytes`` is the largest amount on disk at any moment: verl writes a new checkpoint before it drops the only old one."""
+
+    save_bytes: int
+    saves: int | None
+    kept: int | None
+    peak_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    shape: ModelShape
+    plan: Plan
+    engine: EngineForecast
+    trainer: TrainerForecast
+    disk: DiskForecast
+
+    @property
+    def trials_per_step(self) -> int:
+        return self.plan.prompts_per_step * self.plan.samples_per_prompt
+
+    @property
+    def updates_per_step(self) -> int:
+        return -(-self.plan.prompts_per_step // self.plan.mini_batch_prompts)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            **asdict(self),
+            "trials_per_step": self.trials_per_step,
+            "updates_per_step": self.updates_per_step,
+            "trainer_peak_bytes": self.trainer.peak_bytes,
+        }
+
+
+def forecast(shape: ModelShape, plan: Plan) -> Forecast:
+    return Forecast(shape, plan, _engine(shape, plan), _trainer(shape, plan), disk(shape, plan))
+
+
+def _engine(shape: ModelShape, plan: Plan) -> EngineForecast:
+    per_token = shape.kv_bytes_per_token(plan.rollout_dtype, plan.gen_tp)
+    weights = shape.parameters * dtype_bytes(plan.rollout_dtype) // plan.gen_tp
+    room = plan.kv_cache_bytes
+    if room is None and plan.gpu_memory_bytes is not None:
+        sampler = plan.max_num_seqs * shape.vocab * 4
+        room = max(0, int(plan.gpu_memory_bytes * plan.gpu_memory_utilization - weights - VLLM_FIXED - sampler))
+    tokens = None if room is None else room // per_token
+    return EngineForecast(
+        replicas=max(1, plan.gpus // plan.gen_tp),
+        weight_bytes=weights,
+        kv_bytes_per_token=per_token,
+        kv_bytes=room,
+        kv_tokens=tokens,
+        full_sequences=None if tokens is None else tokens / (plan.prompt_tokens + plan.response_tokens),
+        exact=plan.kv_cache_bytes is not None and not shape.is_hybrid,
+    )
+
+
+def _trainer(shape: ModelShape, plan: Plan) -> TrainerForecast:
+    """Activations: with checkpointing one hidden state per layer and one layer's inside, else every layer's inside. Logits: the computed dtype,
+    an fp32 copy and its gradient, since verl takes log-probabilities and entropy from whole rows."""
+    compute = dtype_bytes(plan.param_dtype)
+    shard = shape.parameters // plan.gpus
+    tokens = plan.tokens_per_gpu
+    inside = tokens * compute * (8 * shape.hidden + 2 * (shape.heads + shape.kv_heads) * shape.head_dim + _mlp_width(shape) * 3)
+    states = shape.layers * tokens * shape.hidden * compute
+    return TrainerForecast(
+        state_bytes=shard * (2 * MASTER_BYTES + ADAM_BYTES),
+        gathered_bytes=compute * (2 * shape.largest_layer + shape.vocab * shape.hidden * (1 if shape.tied_embeddings else 2)),
+        activation_bytes=states + inside if plan.gradient_checkpointing else shape.layers * inside,
+        logits_bytes=tokens * shape.vocab * (compute + 8),
+        offloaded_host_bytes=shard * (MASTER_BYTES + ADAM_BYTES),
+    )
+
+
+def _mlp_width(shape: ModelShape) -> int:
+    """The MLP's width that one token sees; for a mixture the active experts'."""
+    outside = shape.vocab * shape.hidden * (1 if shape.tied_embeddings else 2) + shape.hidden
+    attention = shape.hidden * shape.head_dim * (2 * shape.heads + 2 * shape.kv_heads)
+    per_layer = (shape.active_parameters - outside) // shape.layers - attention
+    return max(0, per_layer) // (3 * shape.hidden)
+
+
+def disk(shape: ModelShape, plan: Plan) -> DiskForecast:
+    save = shape.parameters * (MASTER_BYTES + ADAM_BYTES + (MASTER_BYTES if plan.save_hf else 0))
+    if plan.save_every <= 0:
+        return DiskForecast(save, 0, 0, 0)
+    saves = None if plan.steps is None else max(1, -(-plan.steps // plan.save_every))
+    kept = saves if plan.keep_checkpoints is None else plan.keep_checkpoints if saves is None else min(saves, plan.keep_checkpoints)
+    peak = None if kept is None else kept + (1 if plan.keep_checkpoints == 1 and saves != 1 else 0)
+    return DiskForecast(save, saves, kept, None if peak is None else peak * save)
+
+
+def render(result: Forecast) -> str:
+    """The forecast as text, one fact a line."""
+    shape, plan, engine, trainer, store = result.shape, result.plan, result.engine, result.trainer, result.disk
+    about = "" if shape.exact else "~"
+    device = "GPU" if plan.kv_cache_bytes is None else "process"
+    lines = [
+        f"policy            {shape.architecture}, {about}{count(shape.parameters)} parameters"
+        + (f", {about}{count(shape.active_parameters)} active, {shape.experts} experts" if shape.is_moe else ""),
+        f"trials a step     {plan.prompts_per_step} x {plan.samples_per_prompt} = {result.trials_per_step}, {result.updates_per_step} optimizer step(s)",
+        f"engine            {engine.replicas} replica(s) of {plan.gen_tp} {device}(s), weights {size(engine.weight_bytes)} a {device}",
+        f"KV cache          {engine.kv_bytes_per_token:,} B a token and {device}" + _kv_text(result),
+        f"trainer           ~{size(trainer.peak_bytes)} a {device} at the peak: states {size(trainer.state_bytes)}, gathered {size(trainer.gathered_bytes)}, "
+        f"activations ~{size(trainer.activation_bytes)}, logits ~{size(trainer.logits_bytes)} ({plan.tokens_per_gpu:,} tokens)",
+        f"checkpoint        {about}{size(store.save_bytes)} a save"
+        + (f", {store.saves} save(s), at most {size(store.peak_bytes)} at once" if store.saves and store.peak_bytes is not None else "")
+        + (", never saved" if plan.save_every <= 0 else ""),
+    ]
+    return "\n".join(lines)
+
+
+def _kv_text(result: Forecast) -> str:
+    engine, plan = result.engine, result.plan
+    if engine.kv_tokens is None:
+        return "; the size of the cache depends on the GPU's memory, which is not known here"
+    about = "" if engine.exact else "~"
+    longest = plan.prompt_tokens + plan.response_tokens
+    return (
+        f"; {about}{size(engine.kv_bytes or 0)} = {about}{engine.kv_tokens:,} tokens a replica, "
+        f"{about}{engine.full_sequences:.1f} sequences of {longest:,} tokens at once (max_num_seqs {plan.max_num_seqs})"
+    )
+
+
+def count(number: int) -> str:
+    for limit, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if number >= limit:
+            return f"{number / limit:.2f}{unit}"
+    return str(number)
+
+
+def size(number: float) -> str:
+    for limit, unit in ((2**40, "TiB"), (GIB, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if number >= limit:
+            return f"{number / limit:.1f} {unit}"
+    return f"{int(number)} B"
