@@ -1,9 +1,10 @@
 """What a run will need, from the policy's ``config.json`` and the profile alone.
 
-Exact: parameters (families named in ``shape``), KV-cache bytes per token, trials and optimizer steps, checkpoint bytes (fp32 weights and two fp32
-Adam moments, as verl's FSDP engine keeps them; an exported Hugging Face copy is fp32 too).
-Estimated, and marked ``~`` in the text: what vLLM leaves for the cache on a GPU (``VLLM_FIXED``, calibrated on one H100, and the sampler's buffers), and the trainer's
-activations. Every byte count is per GPU unless the name says otherwise. Nothing here looks at the machine: the GPU's memory is a parameter.
+Exact: parameters (families named in ``shape``), KV-cache bytes per token, trials and optimizer steps, checkpoint bytes (fp32 weights and
+two fp32 Adam moments, as verl's FSDP engine keeps them; an exported Hugging Face copy is fp32 too).
+Estimated, and marked ``~`` in the text: what vLLM leaves for the cache on a GPU (``VLLM_FIXED``, calibrated on one H100, and the sampler's
+buffers), and the trainer's activations. Every byte count is per GPU unless the name says otherwise. Nothing here looks at the machine: the
+GPU's memory is a parameter.
 """
 
 from __future__ import annotations
@@ -16,15 +17,14 @@ from swerl.preflight.shape import ModelShape, dtype_bytes
 GIB = 2**30
 MASTER_BYTES = 4  # verl loads a trainable FSDP model in fp32, whatever it computes in
 ADAM_BYTES = 8  # two fp32 moments
-VLLM_FIXED = (
-    0.25 * GIB
-)  # contexts, communicators and profiling activations: 79.1 x 0.6 - 45.96 GiB of cache - 1.11 of weights, less the sampler's buffers
+# Contexts, communicators, profiling activations. One H100: 79.1 x 0.6 GiB - 45.96 of cache - 1.11 of weights, less the sampler's buffers.
+VLLM_FIXED = 0.25 * GIB
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the profile says, as far as the arithmetic needs it. ``steps`` is the number of training steps in all, or None if it depends on data
-    that could not be read; ``kv_cache_bytes`` is set where the engine is told its cache (CPU) and None where it takes what is left (GPU)."""
+    """What the profile says, as far as the arithmetic needs it. ``steps`` is the number of training steps in all, or None if it depends on
+    data that could not be read; ``kv_cache_bytes`` is set where the engine is told its cache (CPU) and None where it takes the rest (GPU)."""
 
     gpus: int
     gpu_memory_bytes: int | None
@@ -53,7 +53,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class EngineForecast:
-    """One vLLM replica over ``gen_tp`` GPUs. ``kv_tokens`` is the replica's whole cache; ``full_sequences`` how many of the longest fit at once."""
+    """One vLLM replica over ``gen_tp`` GPUs. ``kv_tokens`` is the replica's whole cache; ``full_sequences`` how many of the longest fit."""
 
     replicas: int
     weight_bytes: int
@@ -138,8 +138,8 @@ def _engine(shape: ModelShape, plan: Plan) -> EngineForecast:
 
 
 def _trainer(shape: ModelShape, plan: Plan) -> TrainerForecast:
-    """Activations: with checkpointing one hidden state per layer and one layer's inside, else every layer's inside. Logits: the computed dtype,
-    an fp32 copy and its gradient, since verl takes log-probabilities and entropy from whole rows."""
+    """Activations: with checkpointing one hidden state per layer and one layer's inside, else every layer's inside. Logits: the computed
+    dtype, an fp32 copy and its gradient, since verl takes log-probabilities and entropy from whole rows."""
     compute = dtype_bytes(plan.param_dtype)
     shard = shape.parameters // plan.gpus
     tokens = plan.tokens_per_gpu
@@ -180,11 +180,13 @@ def render(result: Forecast) -> str:
     lines = [
         f"policy            {shape.architecture}, {about}{count(shape.parameters)} parameters"
         + (f", {about}{count(shape.active_parameters)} active, {shape.experts} experts" if shape.is_moe else ""),
-        f"trials a step     {plan.prompts_per_step} x {plan.samples_per_prompt} = {result.trials_per_step}, {result.updates_per_step} optimizer step(s)",
+        f"trials a step     {plan.prompts_per_step} x {plan.samples_per_prompt} = {result.trials_per_step}, "
+        f"{result.updates_per_step} optimizer step(s)",
         f"engine            {engine.replicas} replica(s) of {plan.gen_tp} {device}(s), weights {size(engine.weight_bytes)} a {device}",
         f"KV cache          {engine.kv_bytes_per_token:,} B a token and {device}" + _kv_text(result),
-        f"trainer           ~{size(trainer.peak_bytes)} a {device} at the peak: states {size(trainer.state_bytes)}, gathered {size(trainer.gathered_bytes)}, "
-        f"activations ~{size(trainer.activation_bytes)}, logits ~{size(trainer.logits_bytes)} ({plan.tokens_per_gpu:,} tokens)",
+        f"trainer           ~{size(trainer.peak_bytes)} a {device} at the peak: states {size(trainer.state_bytes)}, "
+        f"gathered {size(trainer.gathered_bytes)}, activations ~{size(trainer.activation_bytes)}, "
+        f"logits ~{size(trainer.logits_bytes)} ({plan.tokens_per_gpu:,} tokens)",
         f"checkpoint        {about}{size(store.save_bytes)} a save"
         + (f", {store.saves} save(s), at most {size(store.peak_bytes)} at once" if store.saves and store.peak_bytes is not None else "")
         + (", never saved" if plan.save_every <= 0 else ""),

@@ -1,8 +1,9 @@
 """The shape of a policy, read from its ``config.json`` alone: parameters, KV-cache bytes, and what the engine will and will not accept.
 
-Nothing is guessed from the directory's name. Dense Llama, Mistral, Qwen2 and Qwen3 and the MoE families Mixtral, Qwen2-MoE and Qwen3-MoE are
-counted exactly (proved against the instantiated models in ``tests/preflight/test_shape.py``); for any other architecture the count is
-marked as an estimate in ``ModelShape.exact``. A multimodal or wrapped checkpoint keeps its language model under ``text_config`` or ``llm_config``.
+Nothing is guessed from the directory's name. Dense Llama, Mistral, Qwen2 and Qwen3 and the MoE families Mixtral, Qwen2-MoE and Qwen3-MoE
+are counted exactly (proved against the instantiated models in ``tests/preflight/test_shape.py``); for any other architecture the count is
+marked as an estimate in ``ModelShape.exact``. A multimodal or wrapped checkpoint keeps its language model under ``text_config`` or
+``llm_config``.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class ModelShape:
         return self.attention_layers < self.layers
 
     def kv_bytes_per_token(self, cache_dtype: str = "bfloat16", tensor_parallel: int = 1) -> int:
-        """Bytes of K and V that one token occupies on one GPU. KV heads are split over the ranks and repeated when there are fewer heads than ranks."""
+        """Bytes of K and V that one token occupies on one GPU. KV heads are split over the ranks, and repeated when they are fewer."""
         heads = max(1, self.kv_heads // tensor_parallel)
         return self.attention_layers * 2 * heads * self.head_dim * dtype_bytes(cache_dtype)
 

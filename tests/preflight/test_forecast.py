@@ -1,4 +1,4 @@
-"""The forecast's arithmetic: what is exact is compared with measurements and hand-made numbers, what is estimated with its own invariants."""
+"""The forecast's arithmetic: exact parts against measurements and hand-made numbers, estimates by their invariants."""
 
 from __future__ import annotations
 
