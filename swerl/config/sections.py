@@ -1,0 +1,360 @@
+"""The configuration as types: one frozen dataclass per section, fields named as in the schema.
+
+Values are resolved: paths are absolute `Path`s (None where empty means "none"), lists are tuples, and what the schema calls automatic
+(`x-auto`) has become a value. Field names, types and allowed words equal the schema's; tests/config/test_sections.py proves it.
+Secrets are not here: see `RunConfig.secrets`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A directory of the host shown in every sandbox."""
+
+    host_path: str
+    mount_path: str
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """The bubblewrap sandbox; other backends take their limits from `harbor_agent`."""
+
+    rootfs: Path | None
+    work_dir: Path
+    network: Literal["gateway", "none", "public"]
+    max_processes: int
+    max_file_mb: int
+    tmpfs_mb: int
+
+
+@dataclass(frozen=True, slots=True)
+class FilterGroups:
+    """Replace groups whose samples all got the same reward."""
+
+    enable: bool
+    max_refills: int
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutCorrection:
+    """Correction for engine and trainer disagreeing about probabilities."""
+
+    rollout_is: Literal["token", "sequence"] | None
+    rollout_is_threshold: float | str
+    rollout_rs: str | None
+    rollout_rs_threshold: float | str | None
+    bypass_mode: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The policy that is trained."""
+
+    model_path: Path
+    served_model_name: str
+    tool_parser: str
+    reasoning_parser: str | None
+    chat_template: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Where the tasks are. An index is a parquet file with one row per task (prompt, reward_model, extra_info)."""
+
+    data_dir: Path
+    train_index: Path
+    val_index: Path
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Infrastructure:
+    """Machines, ports and devices."""
+
+    device: Literal["cuda", "cpu"]
+    nnodes: int
+    ngpus_per_node: int
+    node0_ip: str
+    bind_host: str
+    litellm_port: int
+    ray_port: int
+    ray_dashboard_port: int
+    ray_num_cpus: int | None
+    object_store_mb: int | None
+    vllm_logging_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+    anthropic_api_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Python environments of the two halves."""
+
+    venv_path: Path
+    trials_venv_path: Path
+    bootstrap_script: str
+    requirements: Path
+
+
+@dataclass(frozen=True, slots=True)
+class K8s:
+    """Kubernetes sandboxes (`harbor_agent.environment_import_path` names Harbor's cluster backend)."""
+
+    kubeconfig: Path | None
+    namespace: str
+    pod_startup_timeout: int
+    pod_active_deadline_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class HarborAgent:
+    """The agent of a trial and the sandbox it works in."""
+
+    agent_name: str | None
+    agent_import_path: str | None
+    runtime_image: str
+    runtime_mount_path: str
+    runtime_image_subpath: str
+    max_iterations: int
+    max_timeout_sec: int
+    override_timeout_sec: int | None
+    disable_tool_calls: bool
+    temperature: float
+    max_retries: int
+    verifier_enabled: bool
+    pod_name_prefix: str
+    agent_setup_timeout_multiplier: float
+    agent_timeout_multiplier: float
+    verifier_timeout_multiplier: float
+    environment_build_timeout_multiplier: float
+    environment_type: str | None
+    environment_import_path: str | None
+    environment_force_build: bool
+    environment_delete: bool
+    environment_override_cpus: int | None
+    environment_override_memory_mb: int | None
+    max_consecutive_no_tool: int
+    host_path_mounts: tuple[Mount, ...]
+    docker_host: str
+
+
+@dataclass(frozen=True, slots=True)
+class HarborRuntime:
+    """How trials are run."""
+
+    num_workers: int
+    tail_kill_target: float
+    tail_kill_grace_sec: int
+    tail_kill_min_tasks: int
+    trial_hard_timeout_sec: int
+    retry_budget: float
+    sandbox: Sandbox
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """Names and places of the run."""
+
+    project_name: str
+    exp_name: str
+    runs_dir: Path
+    trials_dir: Path
+    logger: tuple[str, ...]
+    trajectory_logger_src: str
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Secrets. The environment wins over this file; secrets reach no log, manifest or sandbox."""
+
+    wandb_mode: Literal["online", "offline", "disabled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Vllm:
+    """The inference engine."""
+
+    gen_tp: int
+    max_model_length: int
+    gpu_memory_utilization: float
+    max_num_seqs: int
+    enforce_eager: bool
+    dtype: Literal["bfloat16", "float16", "float32"]
+    enable_chunked_prefill: bool
+    max_num_batched_tokens: int
+    kv_cache_gb: int
+    block_size: int | None
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """The training loop."""
+
+    mode: Literal["sync", "colocate_async"]
+    train_batch_size: int
+    val_batch_size: int
+    n_resp_per_prompt: int
+    val_n: int
+    train_prompt_mini_batch_size: int
+    micro_batch_size_per_gpu: int
+    log_prob_micro_batch_size_per_gpu: int
+    use_dynamic_bsz: bool
+    max_token_len_per_gpu: int
+    max_prompt_length: int
+    max_response_length: int
+    sp_size: int
+    use_remove_padding: bool
+    attention: Literal["sdpa", "flash_attention_2", "eager"]
+    param_dtype: Literal["bfloat16", "float16", "float32"]
+    gradient_checkpointing: bool
+    ref_offload: bool
+    actor_offload: bool
+    total_epochs: int
+    total_steps: int | None
+    save_freq: int
+    test_freq: int
+    val_before_train: bool
+    max_checkpoints: int | None
+    save_hf: bool
+    resume: Literal["auto", "never"]
+    lr_scheduler: Literal["constant", "cosine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """Objective and sampling."""
+
+    adv_estimator: Literal["grpo", "rloo", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "opo", "gpg"]
+    policy_loss_mode: Literal["gspo", "vanilla", "gpg", "clip_cov", "kl_cov", "geo_mean", "cispo", "sapo"]
+    loss_agg_mode: Literal["seq-mean-token-mean", "token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]
+    learning_rate: float
+    lr_warmup_steps: int
+    weight_decay: float
+    grad_clip: float
+    norm_adv_by_std: bool
+    use_kl_loss: bool
+    kl_loss_coef: float
+    kl_loss_type: Literal["low_var_kl", "kl", "abs", "mse", "full"]
+    clip_ratio_low: float
+    clip_ratio_high: float
+    entropy_coeff: float
+    temperature: float
+    top_p: float
+    top_k: int
+    val_temperature: float
+    val_top_p: float
+    val_top_k: int
+    val_do_sample: bool
+    filter_groups: FilterGroups
+    rollout_correction: RolloutCorrection
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """From the verifier's numbers to the reward."""
+
+    key: str
+    fn: str | None
+    overlong: Literal["keep", "drop"]
+    timeout: Literal["drop", "keep"]
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """What of a session is trained on."""
+
+    paths: Literal["main", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The server between agents and the engine."""
+
+    on_rewrite: Literal["keep", "branch"]
+    sampling: Literal["run", "client"]
+    max_body_mb: int
+    max_hold_sec: int
+    keepalive_sec: int
+    max_sessions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """What must reach no log, file or sandbox. ``repr`` shows which are set, never their text."""
+
+    wandb_api_key: str = ""
+
+    def __repr__(self) -> str:
+        return f"Secrets(wandb_api_key={'set' if self.wandb_api_key else 'unset'})"
+
+    def values(self) -> tuple[str, ...]:
+        """The texts to redact wherever they turn up."""
+        return tuple(v for v in (self.wandb_api_key,) if v)
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """Everything about a run, resolved.
+
+    ``source`` says for every key where its value came from: a place in a file, ``--set``, ``environment NAME``, ``auto`` or ``default``.
+    ``digest`` is the SHA-256 of the resolved values without secrets; two configurations with one digest start the same run.
+    """
+
+    model: Model
+    data: Data
+    infrastructure: Infrastructure
+    environment: Environment
+    k8s: K8s
+    harbor_agent: HarborAgent
+    harbor_runtime: HarborRuntime
+    experiment: Experiment
+    credentials: Credentials
+    vllm: Vllm
+    training: Training
+    algorithm: Algorithm
+    reward: Reward
+    capture: Capture
+    gateway: Gateway
+    verl_overrides: Mapping[str, Any]
+    secrets: Secrets
+    source: Mapping[str, str]
+    digest: str
+    file: Path
+    profile: str | None
+    base_dir: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.experiment.exp_name
+
+    @property
+    def run_dir(self) -> Path:
+        return self.experiment.runs_dir / self.experiment.exp_name
+
+    def as_dict(self) -> dict[str, Any]:
+        """The resolved values as plain JSON data, in the schema's order, without secrets."""
+        return {name: _plain(getattr(self, name)) for name in SECTIONS}
+
+
+SECTIONS: tuple[str, ...] = tuple(
+    f.name for f in fields(RunConfig) if f.name not in {"secrets", "source", "digest", "file", "profile", "base_dir"}
+)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return value
