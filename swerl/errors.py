@@ -45,6 +45,9 @@ class SwerlError(ValueError):
         self.problems: Sequence[Problem] = problems
         super().__init__("\n".join(str(p) for p in problems))
 
+    def __reduce__(self) -> tuple[type[SwerlError], tuple[Problem, ...]]:
+        return type(self), tuple(self.problems)  # Ray carries exceptions between processes by pickle
+
 
 def fail(id: str, message: str, remedy: str, where: str = "") -> SwerlError:
     """Shorthand for the common case of one fatal problem: ``raise fail("SWERL-R003", ...)``."""

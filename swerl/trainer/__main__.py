@@ -1,0 +1,109 @@
+"""``python -m swerl.trainer --run-dir R``: continue the run in R from its newest checkpoint that verifies, or begin it.
+
+Exit codes: 0 the run is complete, 1 it failed, 3 it was asked to stop and has saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from swerl.config import load_resolved
+from swerl.errors import SwerlError
+from swerl.render import process_environment, verl_overrides
+from swerl.runs.events import EventLog
+from swerl.runs.metrics import MetricsLog
+from swerl.runs.rundir import RunDir
+from swerl.trainer import checkpoints
+from swerl.trainer.checkpoints import Checkpoint
+from swerl.trainer.lineage import open_lineage
+
+STOPPED = 3
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="swerl.trainer", description=__doc__)
+    parser.add_argument("--run-dir", required=True, type=Path)
+    run = RunDir.at(parser.parse_args(argv).run_dir)
+    try:
+        return train(run)
+    except SwerlError as error:
+        print(error, file=sys.stderr, flush=True)
+        EventLog(run.events_of("trainer"), "trainer").emit("trainer.failed", durable=True, problems=[p.as_dict() for p in error.problems])
+        return 1
+
+
+def train(run: RunDir) -> int:
+    config = load_resolved(run.resolved)
+    os.environ.update(process_environment(config, run))  # before verl is imported: it reads its platform and plugins at import
+    events = EventLog(run.events_of("trainer"), "trainer")
+    restored, passed_over = checkpoints.newest(run.checkpoints)
+    checkpoints.discard_uncommitted(run.checkpoints)
+    lineage = open_lineage(run.lineage, restored)
+    metrics = MetricsLog(run.metrics).resume(restored.step if restored else -1)
+    events.emit(
+        "trainer.start",
+        durable=True,
+        epoch=lineage.epoch,
+        restored_step=lineage.base_step,
+        restored_version=lineage.base_version,
+        passed_over=passed_over,
+        superseded_rows=metrics.superseded,
+    )
+    composed = compose(run, verl_overrides(config, run), restored)
+    ended = launch(composed)
+    events.emit("trainer.end", durable=True, how=ended)
+    return {"completed": 0, "stopped": STOPPED}[ended]
+
+
+def compose(run: RunDir, overrides: list[str], restored: Checkpoint | None):
+    """verl's configuration for this start: the rendered overrides, and where to resume from."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_module
+
+    resume = ["trainer.resume_mode=disable"]
+    if restored is not None:
+        # the first validation is in the metrics already: a run validates before training once
+        resume = ["trainer.resume_mode=resume_path", f"trainer.resume_from_path={restored.path}", "trainer.val_before_train=False"]
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        return hydra_compose("ppo_trainer", overrides=[*overrides, *resume])
+
+
+def launch(config) -> str:
+    """Start Ray and run the task to its end."""
+    import ray
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+
+    from swerl.trainer.task import TrainerTask
+
+    validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
+    start_ray(config)
+    try:
+        return ray.get(TrainerTask.remote().run.remote(config))
+    except ray.exceptions.RayTaskError as error:
+        cause = error.as_instanceof_cause()
+        if isinstance(cause, SwerlError):
+            raise cause from error
+        raise
+    finally:
+        ray.shutdown()
+
+
+def start_ray(config) -> None:
+    """verl's own way of starting Ray, without running its task."""
+    import ray
+    from omegaconf import OmegaConf
+    from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
+
+    init = config.ray_kwargs.get("ray_init", {})
+    defaults = get_ppo_ray_runtime_env(config)
+    defaults.setdefault("env_vars", {})["TRANSFER_QUEUE_ENABLE"] = "1"
+    runtime_env = OmegaConf.merge(defaults, init.get("runtime_env", {}))
+    ray.init(**OmegaConf.to_container(OmegaConf.create({**init, "runtime_env": runtime_env})))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

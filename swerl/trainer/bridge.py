@@ -1,0 +1,157 @@
+"""The engine bridge: verl's rollout engine as a token-in, token-out HTTP endpoint for the gateway.
+
+One bridge per start of the trainer, a Ray actor on the driver's node. It speaks verl's own server client, with four differences that
+exact capture needs: it names each engine request, so that one request can be aborted alone and without clearing the prefix cache; it
+returns every piece as it was sampled, with its version of the weights, instead of merging pieces across a weight update; it tells "stop"
+from "length"; and it admits at most ``max_num_seqs`` requests per replica, so that none waits inside the replica's actor, where parked
+requests can block a weight update. The rest wait here and can be aborted while they wait.
+
+``POST /generate``  {"epoch","request_id","session","prompt_ids","sampling":{"temperature","top_p","top_k","max_tokens","seed","stop","stop_token_ids"}}
+    -> {"token_ids","logprobs","versions","finish_reason": "stop" | "length" | "aborted","cached_tokens"}
+``POST /abort``     {"request_ids"} -> {"aborted": n}; the aborted requests answer with what they had.
+401 wrong token, 409 stale epoch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+import time
+from collections import defaultdict
+from typing import Any
+
+import orjson
+from aiohttp import web
+from verl.workers.rollout.llm_server import LLMServerClient
+
+_ABORT_PATIENCE_S = 5.0
+_SAMPLING_KEYS = ("temperature", "top_p", "top_k", "seed", "stop", "stop_token_ids")
+
+
+class BridgeClient(LLMServerClient):
+    """verl's client, one piece at a time. Obtained through the trainer's ``get_llm_client``; pickled into the bridge actor."""
+
+    async def piece(self, *, session: str, request_id: str, prompt_ids: list[int], sampling: dict[str, Any], work: PendingRequest) -> Any:
+        """One engine request, from admission to its end. Returns verl's TokenOutput."""
+        server_id, server = await self._acquire_server(session, prompt_ids=prompt_ids, sampling_params=sampling)
+        try:
+            async with work.slots[server_id]:
+                if work.aborted.is_set():
+                    return None
+                work.server = server
+                return await server.generate.remote(request_id=request_id, prompt_ids=prompt_ids, sampling_params=sampling)
+        finally:
+            self._release_server(server_id, request_id=session)
+
+
+class PendingRequest:
+    """A request the bridge knows: waiting for a slot (``server`` is None) or in the engine."""
+
+    def __init__(self, slots: defaultdict[str, asyncio.Semaphore]):
+        self.slots = slots
+        self.server: Any = None
+        self.aborted = asyncio.Event()
+
+
+class EngineBridge:
+    """The actor's body; `manager` wraps it with ``ray.remote``. ``max_num_seqs`` is per replica; ``eos_token_ids`` end a turn by themselves."""
+
+    def __init__(self, client: BridgeClient, epoch: int, max_num_seqs: int, eos_token_ids: list[int], bind_host: str):
+        self.client, self.epoch, self.bind_host = client, epoch, bind_host
+        self.eos_token_ids = frozenset(eos_token_ids)
+        self.token = secrets.token_hex(32)
+        self.slots: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(max_num_seqs))
+        self.pending: dict[str, PendingRequest] = {}
+        self.runner: web.AppRunner | None = None
+
+    async def start(self) -> dict[str, Any]:
+        """Listen on a free port of ``bind_host`` and return {"url", "token", "epoch"}."""
+        app = web.Application(client_max_size=256 << 20)
+        app.add_routes([web.post("/generate", self._generate), web.post("/abort", self._abort)])
+        # handler_cancellation: a gateway that goes away ends its requests in the engine instead of leaving them to run
+        self.runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
+        await self.runner.setup()
+        listener = socket.socket()
+        listener.bind((self.bind_host, 0))
+        await web.SockSite(self.runner, listener).start()
+        return {"url": f"http://{self.bind_host}:{listener.getsockname()[1]}", "token": self.token, "epoch": self.epoch}
+
+    async def stop(self) -> None:
+        await self._abort_requests(list(self.pending))
+        if self.runner is not None:
+            await self.runner.cleanup()
+            self.runner = None
+
+    async def _generate(self, request: web.Request) -> web.Response:
+        body = await self._authorised(request)
+        request_id, prompt_ids = body["request_id"], body["prompt_ids"]
+        if request_id in self.pending:
+            return web.json_response({"error": f"request {request_id} is running already"}, status=409)
+        sampling = {key: body["sampling"][key] for key in _SAMPLING_KEYS if body["sampling"].get(key) is not None}
+        max_tokens = int(body["sampling"]["max_tokens"])
+        work = self.pending[request_id] = PendingRequest(self.slots)
+        try:
+            output = await self.client.piece(
+                session=body["session"],
+                request_id=request_id,
+                prompt_ids=prompt_ids,
+                sampling={**sampling, "max_tokens": max_tokens, "logprobs": True},
+                work=work,
+            )
+        except asyncio.CancelledError:
+            await self._abort_requests([request_id])
+            raise
+        finally:
+            self.pending.pop(request_id, None)
+        return web.json_response(self._answer(output, max_tokens), dumps=lambda value: orjson.dumps(value).decode())
+
+    def _answer(self, output: Any, max_tokens: int) -> dict[str, Any]:
+        if output is None or (not output.token_ids and output.stop_reason == "aborted"):
+            return {"token_ids": [], "logprobs": [], "versions": [], "finish_reason": "aborted", "cached_tokens": 0}
+        tokens = list(output.token_ids)
+        if output.log_probs is None or len(output.log_probs) != len(tokens):
+            raise RuntimeError("the engine returned tokens without their log-probabilities")
+        version = output.extra_fields["global_steps"]
+        if output.stop_reason == "aborted":
+            finish = "aborted"
+        elif len(tokens) >= max_tokens and tokens[-1] not in self.eos_token_ids:
+            finish = "length"  # verl reports both as "completed"
+        else:
+            finish = "stop"
+        return {
+            "token_ids": tokens,
+            "logprobs": [float(x) for x in output.log_probs],
+            "versions": [int(version)] * len(tokens),
+            "finish_reason": finish,
+            "cached_tokens": int(output.extra_fields.get("num_cached_tokens") or 0),
+        }
+
+    async def _abort(self, request: web.Request) -> web.Response:
+        body = await self._authorised(request)
+        return web.json_response({"aborted": await self._abort_requests(body.get("request_ids", []))})
+
+    async def _abort_requests(self, request_ids: list[str]) -> int:
+        """Abort what is pending among ``request_ids`` and say how many were; the prefix cache keeps what it has."""
+        known = [(request_id, self.pending[request_id]) for request_id in request_ids if request_id in self.pending]
+        for _, work in known:
+            work.aborted.set()
+        await asyncio.gather(*(self._abort_one(request_id, work) for request_id, work in known))
+        return len(known)
+
+    async def _abort_one(self, request_id: str, work: PendingRequest) -> None:
+        """Abort until the engine knows the request: one that is on its way to the engine is not found there yet."""
+        deadline = time.monotonic() + _ABORT_PATIENCE_S
+        while work.server is not None and time.monotonic() < deadline:
+            answer = await work.server.abort_request.remote(request_id, reset_prefix_cache=False)
+            if answer.get("aborted") or self.pending.get(request_id) is not work:
+                return
+            await asyncio.sleep(0.05)
+
+    async def _authorised(self, request: web.Request) -> dict[str, Any]:
+        if not secrets.compare_digest(request.headers.get("Authorization", ""), f"Bearer {self.token}"):
+            raise web.HTTPUnauthorized()
+        body = orjson.loads(await request.read())
+        if body.get("epoch", self.epoch) != self.epoch:
+            raise web.HTTPConflict(text=f"this engine is of epoch {self.epoch}")
+        return body

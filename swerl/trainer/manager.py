@@ -1,0 +1,140 @@
+"""verl's agent-loop manager and worker for trials: a group of sessions in, settled rows out.
+
+Named by ``actor_rollout_ref.rollout.agent.agent_loop_manager_class``. A worker runs one asyncio task per session; it holds a group until
+every session has settled, because a row that is published early could be trained without its siblings. Then (training) a group with at
+least two sessions that have rows is published, and a smaller one is published as ``failure`` with no rows, which the replay buffer
+refills; (validation) whatever was graded is published. A session that is absent writes nothing: verl's group statistics use every row
+that exists, whatever its mask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+import hydra
+import ray
+import transfer_queue as tq
+from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput, _agent_loop_registry
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
+
+from swerl.runs.events import EventLog
+from swerl.runs.rundir import RunDir
+from swerl.trainer.bridge import EngineBridge
+from swerl.trainer.lineage import current_lineage
+from swerl.trainer.rollout import Session, TrialRollout
+
+logger = logging.getLogger(__name__)
+MIN_GROUP = 2  # a GRPO advantage needs somebody to be compared with
+
+
+def plain_class(actor_class: Any) -> type:
+    """The Python class behind a ``ray.remote`` class, so that it can be subclassed."""
+    return actor_class.__ray_metadata__.modified_class
+
+
+class TrialWorker(plain_class(AgentLoopWorkerTQ)):
+    """One agent-loop worker; about one per node (`rollout.agent.num_workers`), each with many sessions in flight."""
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any):
+        super().__init__(config, *args, **kwargs)
+        loop_config = _agent_loop_registry[config.actor_rollout_ref.rollout.agent.default_agent_loop]
+        self.rollout: TrialRollout = hydra.utils.instantiate(loop_config)
+        run = RunDir.at(Path(str(loop_config.services)).parent)
+        self.lineage = current_lineage(run.lineage)
+        self.events = EventLog(run.events_of("agent_loop"), "agent_loop")
+
+    async def _run_prompt(self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool = False) -> None:
+        """Run a group to its end and publish it. Overrides verl's method, which publishes each session as it comes."""
+        validate = trajectory["validate"]
+        uid, partition = prompt["uid"], "val" if validate else "train"
+        await tq.async_kv_put(key=uid, partition_id=partition, tag={"status": "running"})
+        tag: dict[str, Any]
+        try:
+            rollout = self.config.actor_rollout_ref.rollout
+            n = prompt.pop("__rollout_n__", rollout.val_kwargs.n if validate else rollout.n)
+            sessions = await self._settle_group(prompt, n, validate)
+            tag = await self._publish(prompt, sessions, validate)
+        except Exception as error:  # a task's exception reaches nobody: it goes into the group's tag, which the replay buffer reads
+            logger.exception("group %s failed", uid)
+            tag = {"status": "failure", "cause": f"{type(error).__name__}: {error}", "broken": True}
+        if tag["status"] == "failure":
+            self.events.emit("group.failed", uid=uid, split=partition, task=prompt["extra_info"]["task_id"], cause=tag["cause"])
+        await tq.async_kv_put(key=uid, partition_id=partition, tag=tag)
+
+    async def _settle_group(self, prompt: dict, n: int, validate: bool) -> list[Session]:
+        """The ``n`` sessions of a group, in order, all settled. The first error of any is raised after the last has ended."""
+        # the row's global_steps is the step being collected; in training the weights are one step behind it
+        step = int(prompt["global_steps"])
+        version = self.lineage.version(step if validate else step - 1)
+        tasks = [
+            asyncio.create_task(
+                self.rollout.run(
+                    split="val" if validate else "train", extra_info=prompt["extra_info"], sample=i, version=version, step=step
+                )
+            )
+            for i in range(n)
+        ]
+        settled = await asyncio.gather(*tasks, return_exceptions=True)
+        for outcome in settled:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return settled
+
+    async def _publish(self, prompt: dict, sessions: list[Session], validate: bool) -> dict[str, Any]:
+        """Write the rows of a group into the TransferQueue and return the tag that makes it terminal."""
+        present = [(i, session) for i, session in enumerate(sessions) if session.rows and session.reward is not None]
+        needed = 1 if validate or len(sessions) == 1 else MIN_GROUP
+        if len(present) < needed and not validate:
+            outcomes = ", ".join(f"{s.result['outcome']}{': ' + s.result['error'] if s.result.get('error') else ''}" for s in sessions)
+            return {"status": "failure", "cause": f"{len(present)} of {len(sessions)} sessions can be trained ({outcomes})"}
+        for index, session in present:
+            await self._agent_loop_postprocess(outputs_of(session), validate, session_id=index, **prompt)
+        return {"status": "finished"}
+
+
+def outputs_of(session: Session) -> list[AgentLoopOutput]:
+    """verl's outputs for a session, main path last; reward and turn count stand on the last (the others receive the reward from verl)."""
+    outputs = []
+    for position, row in enumerate(session.rows):
+        main = position == len(session.rows) - 1
+        timing = session.result["timing"]
+        outputs.append(
+            AgentLoopOutput(
+                prompt_ids=row.prompt_ids,
+                response_ids=row.response_ids,
+                response_mask=row.mask,
+                response_logprobs=row.logprobs,
+                reward_score=session.reward if main else None,
+                num_turns=row.turns,
+                metrics=AgentLoopMetrics(generate_sequences=timing["agent_s"], compute_score=timing["verifier_s"]),
+                extra_fields={
+                    "min_global_steps": row.first_version,
+                    "max_global_steps": row.last_version,
+                    "reward_extra_info": dict(session.extra),
+                },
+            )
+        )
+    return outputs
+
+
+class SwerlAgentLoopManager(AgentLoopManagerTQ):
+    """verl's manager with our workers. `start_bridge` gives the gateway its engine."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.agent_loop_workers_class = ray.remote(TrialWorker)
+        self.bridge: Any = None
+
+    def start_bridge(self, epoch: int, eos_token_ids: list[int], bind_host: str) -> dict[str, Any]:
+        """Start the bridge on the driver's node; returns its address as `EngineBridge.start` does."""
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor = ray.remote(EngineBridge).options(num_cpus=0, max_concurrency=100_000, scheduling_strategy=here)
+        self.bridge = actor.remote(self.llm_client, epoch, self.rollout_config.max_num_seqs, eos_token_ids, bind_host)
+        return ray.get(self.bridge.start.remote())
+
+    def check_workers(self) -> None:
+        """Raise ray.exceptions.RayActorError if an agent-loop worker or the bridge is gone."""
+        ray.get([actor.__ray_ready__.remote() for actor in (*self.agent_loop_workers, self.bridge)], timeout=60)
