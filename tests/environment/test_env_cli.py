@@ -1,0 +1,86 @@
+"""The verbs: what they print, as text and as data, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from swerl.environment import inventory
+from swerl.environment.cli import register
+from swerl.environment.installed import read_environment
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def run(monkeypatch):
+    @click.group()
+    def cli() -> None:
+        pass
+
+    register(cli)
+    monkeypatch.chdir(ROOT)
+    return lambda *words: CliRunner().invoke(cli, ["env", *map(str, words)])
+
+
+def test_verify_names_a_difference_and_exits_1(run, project):
+    lock, env = project / "uv.lock", project / "env"
+    fine = run("verify", "--env", env, "--lock", lock)
+    assert fine.exit_code == 0 and "is what the lock says" in fine.output and "extras one" in fine.output
+    (env / "lib" / "python3.12" / "site-packages" / "beta_tools.py").write_text("changed")
+    bad = run("verify", "--env", env, "--lock", lock, "--json")
+    assert bad.exit_code == 1
+    (report,) = json.loads(bad.output)
+    assert [p["id"] for p in report["problems"] if p["severity"] == "fatal"] == ["SWERL-E006"] and report["ok"] is False
+
+
+def test_verify_without_an_environment_says_what_to_do(run, project):
+    result = run("verify", "--lock", project / "uv.lock")
+    assert result.exit_code == 1 and "SWERL-E002" in result.output and "make setup" in result.output
+
+
+def test_lock_check(run):
+    assert "is sound" in run("lock-check").output
+    assert json.loads(run("lock-check", "--json").output)["environments"] == ["gpu", "cpu", "trials"]
+
+
+def test_export_writes_nine_files(run, tmp_path):
+    assert run("export", "--out", tmp_path).exit_code == 0
+    assert len(list(tmp_path.iterdir())) == 9
+
+
+def test_the_inventory_script_runs_alone_and_agrees_with_the_environment(run, tmp_path, project):
+    """Printed to a file, run by a Python that has no swerl on its path, it digests as the project does."""
+    script = tmp_path / "inventory.py"
+    script.write_text(run("inventory", "--script").output)
+    site = project / "env" / "lib" / "python3.12" / "site-packages"
+    done = subprocess.run(
+        [sys.executable, "-S", "-E", str(script)], capture_output=True, check=True, cwd=tmp_path, text=True
+    )  # fmt: skip
+    assert json.loads(done.stdout)["python"].startswith("3.12.")
+    found = inventory.inventory([str(site)])
+    env = read_environment(project / "env")
+    assert {(n, d["version"], d["record"]) for n, d in found["distributions"].items()} == {
+        (d.name, d.version, d.record_sha256()) for d in env.distributions
+    }
+    assert found["unreadable"] == []
+
+
+def test_the_inventory_names_what_it_cannot_read(project):
+    site = project / "env" / "lib" / "python3.12" / "site-packages"
+    (site / "alpha-1.0.dist-info" / "RECORD").unlink()
+    found = inventory.inventory([str(site)])
+    assert list(found["distributions"]) == ["beta-tools"]
+    assert found["unreadable"][0]["path"].endswith("alpha-1.0.dist-info")
+
+
+def test_nothing_heavy_is_imported():
+    heavy = ["torch", "vllm", "ray", "verl", "transformers", "wandb", "harbor", "litellm", "numpy", "pyarrow"]
+    code = f"import sys, swerl.environment.cli; print([m for m in {heavy!r} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
