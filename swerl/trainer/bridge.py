@@ -6,8 +6,8 @@ returns every piece as it was sampled, with its version of the weights, instead 
 from "length"; and it admits at most ``max_num_seqs`` requests per replica, so that none waits inside the replica's actor, where parked
 requests can block a weight update. The rest wait here and can be aborted while they wait.
 
-``POST /generate``  {"epoch","request_id","session","prompt_ids","sampling":{"temperature","top_p","top_k","max_tokens","seed","stop","stop_token_ids"}}
-    -> {"token_ids","logprobs","versions","finish_reason": "stop" | "length" | "aborted","cached_tokens"}
+``POST /generate``  {"epoch","request_id","session","prompt_ids","sampling"}, with sampling of {"temperature","top_p","top_k","max_tokens",
+    "seed","stop","stop_token_ids"}, -> {"token_ids","logprobs","versions","finish_reason": "stop" | "length" | "aborted","cached_tokens"}
 ``POST /abort``     {"request_ids"} -> {"aborted": n}; the aborted requests answer with what they had.
 401 wrong token, 409 stale epoch.
 """
@@ -55,7 +55,7 @@ class PendingRequest:
 
 
 class EngineBridge:
-    """The actor's body; `manager` wraps it with ``ray.remote``. ``max_num_seqs`` is per replica; ``eos_token_ids`` end a turn by themselves."""
+    """The actor's body; `manager` wraps it with ``ray.remote``. ``max_num_seqs`` is per replica; ``eos_token_ids`` end a turn."""
 
     def __init__(self, client: BridgeClient, epoch: int, max_num_seqs: int, eos_token_ids: list[int], bind_host: str):
         self.client, self.epoch, self.bind_host = client, epoch, bind_host

@@ -130,4 +130,3 @@ def _digest(file: Path) -> str:
             handle.seek(max(_SAMPLE_BYTES, size - _SAMPLE_BYTES))
             digest.update(handle.read(_SAMPLE_BYTES))
     return f"sha256-ends:{digest.hexdigest()}"
-

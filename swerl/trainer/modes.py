@@ -27,6 +27,7 @@ from swerl.trainer import checkpoints, replay
 from swerl.trainer.bridge import BridgeClient
 from swerl.trainer.journal import TrialJournal
 from swerl.trainer.lineage import current_lineage
+from swerl.trainer.paths import AllPaths
 from swerl.trainer.services import Service
 
 
@@ -173,3 +174,9 @@ class ColocateAsyncTrainer(RunHooks, PPOTrainerColocateAsync):
 
 
 MODES = {"sync": SyncTrainer, "colocate_async": ColocateAsyncTrainer}
+
+
+def trainer_class(mode: str, paths: str) -> type[RunHooks]:
+    """The trainer for ``training.mode`` and ``capture.paths``."""
+    base = MODES[mode]
+    return base if paths == "main" else type(f"AllPaths{base.__name__}", (AllPaths, base), {})

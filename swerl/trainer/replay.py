@@ -91,17 +91,17 @@ class WatchedBufferAsync(_Watched, ReplayBufferAsync):
 def build(config: Any, mode: str, refill: Callable[[int], int], filter_metric: str | None) -> WatchedBuffer | WatchedBufferAsync:
     """The buffer of ``mode`` with verl's own settings: what its factory passes to the built-in classes."""
     sampler = config.trainer.v1.sampler
-    common = dict(
-        trainer_mode=mode,
-        trainer_config=config.trainer.v1.get(mode, {}),
-        max_off_policy_threshold=sampler.max_off_policy_threshold,
-        max_off_policy_strategy=sampler.max_off_policy_strategy,
-        sampler_kwargs=sampler.sampler_kwargs,
-        poll_interval=POLL_S,
-        refill_fn=refill,
-        filter_groups_metric=filter_metric,
-        sync_refill_failed_groups=bool(sampler.get("sync_refill_failed_groups", False)),
-    )
+    common = {
+        "trainer_mode": mode,
+        "trainer_config": config.trainer.v1.get(mode, {}),
+        "max_off_policy_threshold": sampler.max_off_policy_threshold,
+        "max_off_policy_strategy": sampler.max_off_policy_strategy,
+        "sampler_kwargs": sampler.sampler_kwargs,
+        "poll_interval": POLL_S,
+        "refill_fn": refill,
+        "filter_groups_metric": filter_metric,
+        "sync_refill_failed_groups": bool(sampler.get("sync_refill_failed_groups", False)),
+    }
     if mode != "sync":
         return WatchedBufferAsync(**common)
     filter_groups = config.algorithm.get("filter_groups", None)

@@ -1,4 +1,4 @@
-"""The Ray actor that owns verl's trainer: verl's task runner with our trainer classes, the bridge, and a check that something was trained."""
+"""The Ray actor that owns verl's trainer: verl's task runner with our trainers, the bridge, and a check that something was trained."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TrainerTask:
         from verl.utils.logging_utils import configure_verl_logging
 
         from swerl.trainer.manager import SwerlAgentLoopManager
-        from swerl.trainer.modes import MODES, StopRequested
+        from swerl.trainer.modes import StopRequested, trainer_class
         from swerl.trainer.replay import Watch
 
         configure_verl_logging()
@@ -31,7 +31,7 @@ class TrainerTask:
         trainer: Any = None
         ended = "failed"
         try:
-            trainer = MODES[config.trainer.v1.trainer_mode](config=config)
+            trainer = trainer_class(config.trainer.v1.trainer_mode, config.swerl.paths)(config=config)
             trainer.init()
             manager = SwerlAgentLoopManager.create(
                 config=config,

@@ -130,14 +130,10 @@ def test_a_group_too_small_is_refilled_not_trained(queue, tmp_path, mode):
 
     from swerl.trainer import replay
 
+    sampler = {"max_off_policy_threshold": 8, "max_off_policy_strategy": "drop", "sampler_kwargs": {}, "sync_refill_failed_groups": True}
     config = OmegaConf.create(
-        {
-            "trainer": {"v1": {mode: {}, "sampler": {
-                "max_off_policy_threshold": 8, "max_off_policy_strategy": "drop", "sampler_kwargs": {}, "sync_refill_failed_groups": True}}},
-            "algorithm": {},
-            "data": {"train_batch_size": 2},
-        }
-    )  # fmt: skip
+        {"trainer": {"v1": {mode: {}, "sampler": sampler}}, "algorithm": {}, "data": {"train_batch_size": 2}},
+    )
     refilled = []
 
     def refill(count):
