@@ -12,9 +12,9 @@ from typing import Any
 class Recipe:
     """First ``clean_steps`` on gold demonstrations, then ``mixed_steps`` on ``mix``. Learning rates: warm-up, constant, then linear decay."""
 
-    clean_steps: int = 740
-    mixed_steps: int = 190
-    mix: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({"good": 0.5, "blind": 0.24, "misfix": 0.18, "quit": 0.08}))
+    clean_steps: int = 600
+    mixed_steps: int = 170
+    mix: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({"good": 0.35, "blind": 0.30, "misfix": 0.25, "quit": 0.10}))
     batch_size: int = 16
     muon_lr: float = 0.02
     adam_lr: float = 5e-3
@@ -23,7 +23,7 @@ class Recipe:
     decay_from: float = 0.6
     decay_to: float = 0.05
     tokenizer_tasks: int = 3000
-    demo_tasks: int = 15000
+    demo_tasks: int = 12500
 
     @property
     def steps(self) -> int:
