@@ -29,7 +29,9 @@ def is_placeholder(value: Any) -> bool:
 
 def check(composed: Composed) -> list[Problem]:
     """Everything wrong with the values, in the order of the schema; empty when they conform."""
-    if "meta_info" in composed.values or (isinstance(composed.values.get("runtime_info"), Mapping) and "input" in composed.values["runtime_info"]):
+    if "meta_info" in composed.values or (
+        isinstance(composed.values.get("runtime_info"), Mapping) and "input" in composed.values["runtime_info"]
+    ):
         return [_nested(composed)]
     problems = [p for error in _validator().iter_errors(dict(composed.values)) for p in _problems(error, composed)]
     broken = {p.where for p in problems}
@@ -38,10 +40,18 @@ def check(composed: Composed) -> list[Problem]:
         value = _get(composed.values, path, key.default)
         where = composed.where(path) or "(default)"
         if is_placeholder(value) and where not in broken and not key.read_only:
-            problems.append(Problem("SWERL-C007", f"`{key.name}` is still the placeholder {value!r}", f"fill it in: {key.description}", where))
+            problems.append(
+                Problem("SWERL-C007", f"`{key.name}` is still the placeholder {value!r}", f"fill it in: {key.description}", where)
+            )
         if key.secret and value and not where.startswith("environment"):
             problems.append(
-                Problem("SWERL-C013", f"`{key.name}` holds a secret in a file", f"remove it here and export {key.env}", where, severity="warning")
+                Problem(
+                    "SWERL-C013",
+                    f"`{key.name}` holds a secret in a file",
+                    f"remove it here and export {key.env}",
+                    where,
+                    severity="warning",
+                )
             )
         if key.dead and value != key.default:
             problems.append(Problem("SWERL-C014", f"`{key.name}` has no effect: {key.dead}", "remove it", where, severity="warning"))
@@ -61,7 +71,14 @@ def _problems(error: Any, composed: Composed) -> list[Problem]:
     if kind == "additionalProperties":
         return [_unknown((*path, extra), composed) for extra in error.kind.unexpected]
     if kind == "propertyNames":
-        return [Problem("SWERL-C004", f"not a dotted verl key under `{name}`: {error.message}", "write keys such as actor_rollout_ref.actor.ppo_epochs", where)]
+        return [
+            Problem(
+                "SWERL-C004",
+                f"not a dotted verl key under `{name}`: {error.message}",
+                "write keys such as actor_rollout_ref.actor.ppo_epochs",
+                where,
+            )
+        ]
     if kind == "type":
         wanted = " or ".join(error.kind.types)
         got = _get(composed.values, path, None)
@@ -108,16 +125,22 @@ def _meaning(name: str) -> str:
 
 
 def _shape(value: Any) -> str:
-    names = {dict: "a mapping", list: "a list", str: "text", bool: "true/false", int: "a whole number", float: "a number", type(None): "empty"}
+    names = {
+        dict: "a mapping",
+        list: "a list",
+        str: "text",
+        bool: "true/false",
+        int: "a whole number",
+        float: "a number",
+        type(None): "empty",
+    }
     shown = f" ({value!r})" if isinstance(value, int | float) and not isinstance(value, bool) else ""
     return names[type(value)] + shown
 
 
 def _get(values: Any, path: KeyPath, default: Any) -> Any:
     for part in path:
-        if isinstance(values, Mapping) and part in values:
-            values = values[part]
-        elif isinstance(values, list) and isinstance(part, int):
+        if (isinstance(values, Mapping) and part in values) or (isinstance(values, list) and isinstance(part, int)):
             values = values[part]
         else:
             return default

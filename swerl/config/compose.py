@@ -78,7 +78,12 @@ def _split(name: str) -> KeyPath:
         return (head, rest)
     path = tuple(name.split("."))
     if name not in keys() and name not in sections():
-        raise fail("SWERL-C009", f"there is no key `{name}`{suggestion(name, list(keys()))}", "use --set section.key=value with a key of the schema", "--set")
+        raise fail(
+            "SWERL-C009",
+            f"there is no key `{name}`{suggestion(name, list(keys()))}",
+            "use --set section.key=value with a key of the schema",
+            "--set",
+        )
     return path
 
 

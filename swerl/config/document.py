@@ -73,7 +73,12 @@ def read(path: Path, shown_as: str | None = None) -> Document:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise fail("SWERL-C001", f"cannot read {path}: {error.strerror}", "give the path of a configuration file with --config or CONFIG=", str(path)) from error
+        raise fail(
+            "SWERL-C001",
+            f"cannot read {path}: {error.strerror}",
+            "give the path of a configuration file with --config or CONFIG=",
+            str(path),
+        ) from error
     except UnicodeDecodeError as error:
         raise fail("SWERL-C001", f"{path} is not UTF-8 text", "save the file as UTF-8", str(path)) from error
     return parse(text, shown_as or str(path))
@@ -118,7 +123,9 @@ def parse_value(text: str, name: str) -> Any:
     try:
         node = _compose(text)
     except yaml.YAMLError as error:
-        raise fail("SWERL-C009", f"{name}: {text!r} is not a YAML value", "quote the value, for example --set 'a.b=\"text: more\"'", "--set") from error
+        raise fail(
+            "SWERL-C009", f"{name}: {text!r} is not a YAML value", "quote the value, for example --set 'a.b=\"text: more\"'", "--set"
+        ) from error
     return None if node is None else _value(node, (), name, {}, [])
 
 

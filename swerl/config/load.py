@@ -44,7 +44,9 @@ def examine(
     return Examined(resolve(composed, Path(path), profile), problems)
 
 
-def load(path: Path, profile: str | None = None, overrides: Mapping[str, str] = _NOTHING, env: Mapping[str, str] | None = None) -> RunConfig:
+def load(
+    path: Path, profile: str | None = None, overrides: Mapping[str, str] = _NOTHING, env: Mapping[str, str] | None = None
+) -> RunConfig:
     """The configuration in ``path`` with ``profile`` over it; raises `SwerlError` with every fatal problem at once."""
     found = examine(path, profile, overrides, env)
     fatal = [p for p in found.problems if p.severity == "fatal"]
@@ -82,7 +84,9 @@ def load_resolved(path: Path, env: Mapping[str, str] | None = None) -> RunConfig
             base_dir=Path(body["base_dir"]),
         )
     except (OSError, KeyError, TypeError, orjson.JSONDecodeError) as error:
-        raise fail("SWERL-C011", f"no resolved configuration in {path}: {error}", "render the run again with `swerl render`", str(path)) from error
+        raise fail(
+            "SWERL-C011", f"no resolved configuration in {path}: {error}", "render the run again with `swerl render`", str(path)
+        ) from error
     if config.digest != body["digest"]:
         raise fail("SWERL-C011", f"{path} was changed after it was written", "render the run again with `swerl render`", str(path))
     return config

@@ -29,6 +29,7 @@ def resolve(composed: Composed, file: Path, profile: str | None) -> RunConfig:
     values = defaults()
     _overlay(values, composed.values)
     source = {key.name: composed.where_exact(key.name) or "default" for key in keys().values() if not key.read_only}
+    source |= {f"verl_overrides.{name}": composed.where(("verl_overrides", name)) for name in values["verl_overrides"]}
     for key in keys().values():
         if key.path and key.path != "data_dir":
             _set(values, key.name, _absolute(_get(values, key.name), base_dir if key.path == "file" else PROJECT_ROOT))
@@ -44,7 +45,9 @@ def resolve(composed: Composed, file: Path, profile: str | None) -> RunConfig:
     return build(values, secrets=secrets, source=source, file=file.resolve(), profile=profile, base_dir=base_dir)
 
 
-def build(values: Mapping[str, Any], *, secrets: Secrets, source: Mapping[str, str], file: Path, profile: str | None, base_dir: Path) -> RunConfig:
+def build(
+    values: Mapping[str, Any], *, secrets: Secrets, source: Mapping[str, str], file: Path, profile: str | None, base_dir: Path
+) -> RunConfig:
     """The typed configuration of values that are already resolved (as `RunConfig.as_dict` gives them)."""
     hints = get_type_hints(RunConfig)
     typed = {name: _construct(hints[name], values[name]) for name in SECTIONS}
@@ -61,9 +64,9 @@ def _construct(hint: Any, value: Any) -> Any:
         return hint(**{f.name: _construct(inner[f.name], value[f.name]) for f in fields(hint)})
     origin = get_origin(hint)
     if origin in (Union, UnionType):
-        if value is None:
-            return None
         members = [m for m in get_args(hint) if m is not NoneType]
+        if value is None or (value == "" and Path in members):
+            return None
         return _construct(members[0], value) if len(members) == 1 or not isinstance(value, str) else value
     if origin is tuple:
         return tuple(_construct(get_args(hint)[0], v) for v in value or ())
@@ -77,7 +80,9 @@ def _construct(hint: Any, value: Any) -> Any:
 def _experiment_name(v: Values, profile: str | None) -> str:
     given = v["experiment"]["exp_name"]
     agent = v["harbor_agent"]["agent_name"] or "agent"
-    return given or (Path(profile).stem if profile else f"{agent}-{v['training']['mode']}-{v['infrastructure']['nnodes']}n".replace("_", "-"))
+    return given or (
+        Path(profile).stem if profile else f"{agent}-{v['training']['mode']}-{v['infrastructure']['nnodes']}n".replace("_", "-")
+    )
 
 
 def _run_dir(v: Values) -> str:

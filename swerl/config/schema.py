@@ -130,5 +130,6 @@ def _sections(prefix: str, node: Mapping[str, Any]):
 
 def _defaults(node: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: _defaults(spec) if is_section(spec) else orjson.loads(orjson.dumps(spec["default"])) for name, spec in node["properties"].items()
+        name: _defaults(spec) if is_section(spec) else orjson.loads(orjson.dumps(spec["default"]))
+        for name, spec in node["properties"].items()
     }
