@@ -1,7 +1,7 @@
 """The run profile: one file says everything about a run.
 
-`load` reads ``config.yaml``, lays a profile and ``--set`` values over it, checks the whole against ``schema/config.schema.json`` and returns
-a frozen, typed `RunConfig`. What holds afterwards: every key has a value of its declared type; every path is absolute; automatic values are
+`load` reads ``config.yaml``, lays a profile and ``--set`` values over it, checks the whole against ``schema/config.schema.json`` and
+returns a frozen, typed `RunConfig`. What holds afterwards: every key has a value of its declared type; every path is absolute; automatic values are
 decided; secrets are apart from the rest. Cross-field rules that need arithmetic or a machine are preflight's.
 
 Importing this package loads nothing heavy; validating a file takes well under half a second.

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 
 
 def suggestion(name: str, known: Sequence[str]) -> str:
-    """``; did you mean `x`?`` for the nearest of ``known``, or nothing when none is near. A leaf typed under the wrong section is found too."""
+    """``; did you mean `x`?`` for the nearest of ``known``, or nothing when none is near.
+
+    A leaf typed under the wrong section is found by its own name.
+    """
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
     if not near:
         leaf = name.rpartition(".")[2]

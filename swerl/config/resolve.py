@@ -17,8 +17,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import orjson
 
 from swerl.config.compose import Composed
-from swerl.config.schema import PROJECT_ROOT, Key, defaults, keys
-from swerl.config.sections import SECTIONS, Mount, RunConfig, Secrets, _plain
+from swerl.config.schema import PROJECT_ROOT, defaults, keys, sections
+from swerl.config.sections import SECTIONS, RunConfig, Secrets, _plain
 
 Values = dict[str, Any]
 
@@ -161,10 +161,11 @@ def _absolute(value: str | None, base: Path) -> str | None:
     return os.path.normpath(base / Path(value).expanduser())
 
 
-def _overlay(values: Values, over: Mapping[str, Any]) -> None:
+def _overlay(values: Values, over: Mapping[str, Any], prefix: str = "") -> None:
     for name, value in over.items():
-        if isinstance(values.get(name), dict) and isinstance(value, Mapping) and name != "verl_overrides":
-            _overlay(values[name], value)
+        here = f"{prefix}{name}"
+        if here in sections():
+            _overlay(values[name], value, f"{here}.")
         else:
             values[name] = value
 
@@ -180,6 +181,3 @@ def _set(values: Values, name: str, value: Any) -> None:
     for part in outer:
         values = values[part]
     values[leaf] = value
-
-
-__all__ = ["AUTO", "Key", "Mount", "build", "resolve"]

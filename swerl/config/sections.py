@@ -133,6 +133,8 @@ class HarborAgent:
     agent_timeout_multiplier: float
     verifier_timeout_multiplier: float
     environment_build_timeout_multiplier: float
+    agent_kwargs: Mapping[str, Any]
+    environment_kwargs: Mapping[str, Any]
     environment_type: str | None
     environment_import_path: str | None
     environment_force_build: bool

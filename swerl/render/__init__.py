@@ -1,6 +1,7 @@
 """From a `RunConfig` to what the processes of a run are given. Pure functions of the configuration and the run's paths.
 
 - `environment_file`     the reference's environment variables, for shells and hooks; no secrets
+- `runner_environment`   variables of the trial runner
 - `process_environment`  variables of the trainer's processes (platform, engine, Ray, W&B); with secrets, so never written
 - `verl_overrides`       verl's configuration as Hydra arguments, complete for CPU and GPU
 - `agent_loop`           the file verl builds the agent loop from
@@ -21,7 +22,7 @@ import orjson
 
 from swerl.config.sections import RunConfig
 from swerl.render.agent_loop import agent_loop
-from swerl.render.environment import environment_file, process_environment, public_environment
+from swerl.render.environment import environment_file, process_environment, public_environment, runner_environment
 from swerl.render.ray import ray_head, ray_join
 from swerl.render.trial import trial_settings
 from swerl.render.verl import reserved, verl_overrides
@@ -36,6 +37,7 @@ class Rendered:
 
     environment_file: str
     environment: dict[str, str]
+    runner_environment: dict[str, str]
     overrides: list[str]
     agent_loop: str
     trial: dict[str, Any]
@@ -48,6 +50,7 @@ def render(config: RunConfig, run: RunDir) -> Rendered:
     return Rendered(
         environment_file=environment_file(config),
         environment=public_environment(config, run),
+        runner_environment=runner_environment(config),
         overrides=verl_overrides(config, run),
         agent_loop=agent_loop(config, run),
         trial=trial_settings(config),
@@ -59,16 +62,20 @@ def write(rendered: Rendered, run: RunDir) -> list[Path]:
     """The rendered parts as files under ``render/`` of the run; each is replaced whole."""
     files = {
         "run.env": rendered.environment_file,
-        "process.env.json": orjson.dumps(rendered.environment, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS).decode() + "\n",
+        "environment.json": _json({"trainer": rendered.environment, "runner": rendered.runner_environment}),
         "verl.overrides": "\n".join(rendered.overrides) + "\n",
         AGENT_LOOP_FILE: rendered.agent_loop,
-        "trial.json": orjson.dumps(rendered.trial, option=orjson.OPT_INDENT_2).decode() + "\n",
+        "trial.json": _json(rendered.trial),
     }
     if rendered.ray:
-        files["ray.json"] = orjson.dumps(rendered.ray, option=orjson.OPT_INDENT_2).decode() + "\n"
+        files["ray.json"] = _json(rendered.ray)
     for name, text in files.items():
         write_atomic(run.render / name, text.encode(), mode=0o600)
     return [run.render / name for name in files]
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n"
 
 
 __all__ = [
@@ -82,6 +89,7 @@ __all__ = [
     "ray_join",
     "render",
     "reserved",
+    "runner_environment",
     "trial_settings",
     "verl_overrides",
     "write",

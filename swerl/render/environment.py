@@ -56,6 +56,12 @@ def process_environment(config: RunConfig, run: RunDir) -> dict[str, str]:
     return public_environment(config, run) | ({"WANDB_API_KEY": key} if key else {})
 
 
+def runner_environment(config: RunConfig) -> dict[str, str]:
+    """Variables of the trial runner: where its Docker daemon is, and that litellm, which Harbor brings, fetches nothing at import."""
+    docker = config.harbor_agent.docker_host
+    return {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "DO_NOT_TRACK": "1", **({"DOCKER_HOST": docker} if docker else {})}
+
+
 def wandb_mode(config: RunConfig) -> str:
     """W&B without a key runs offline instead of stopping the run; preflight says so."""
     mode = config.credentials.wandb_mode

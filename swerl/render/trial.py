@@ -1,7 +1,8 @@
 """Harbor's trial configuration, as far as the run decides it.
 
-The result has the field names of Harbor's ``TrialConfig``. The runner adds what belongs to one trial: task, names, directories, the
-gateway's address and key. Keyword arguments for agent and sandbox classes follow the reference's names.
+The result has the field names of Harbor's ``TrialConfig`` and validates against it. The runner adds what belongs to one trial: task,
+names, directories, the gateway's address and key. Harbor's classes refuse arguments they do not know, so each kind of agent and sandbox is
+given what it understands; what a user asks for and a class cannot do is refused (C017).
 """
 
 from __future__ import annotations
@@ -9,35 +10,49 @@ from __future__ import annotations
 from typing import Any
 
 from swerl.config.sections import HarborAgent, RunConfig
+from swerl.errors import fail
 
-_KUBERNETES = ("kubernetes", "harbor.environments.ack", "harbor.environments.openshift", "harbor.environments.gke")
+# Which of (max_iterations, temperature, disable_tool_calls) an agent class takes, and under which name. The turn limit holds for every
+# agent, because the gateway counts; an agent that is told as well can end in good order.
+_AGENT_ARGUMENTS: dict[str, dict[str, str]] = {
+    "swerl.trials.agents.mini": {"max_iterations": "max_turns", "temperature": "temperature"},
+    "harbor.agents.installed.claude_code": {"max_iterations": "max_turns"},
+    "harbor.agents.installed.openhands": {
+        "max_iterations": "max_iterations",
+        "temperature": "temperature",
+        "disable_tool_calls": "disable_tool_calls",
+    },
+    "harbor.agents.installed.openhands_sdk": {"max_iterations": "max_iterations", "temperature": "temperature"},
+    "harbor.agents.terminus_2.terminus_2": {"max_iterations": "max_turns", "temperature": "temperature"},
+}
+_AGENT_MODULES = {
+    "claude-code": "harbor.agents.installed.claude_code",
+    "openhands": "harbor.agents.installed.openhands",
+    "openhands-sdk": "harbor.agents.installed.openhands_sdk",
+    "terminus-2": "harbor.agents.terminus_2.terminus_2",
+}
+_RUNTIME_VOLUME = "agent-runtime"
+RUN_LABEL = "harbor-run"
 
 
 def trial_settings(config: RunConfig) -> dict[str, Any]:
+    """Raises C017 when the agent or the sandbox cannot do what a key asks for."""
     a = config.harbor_agent
     return {
         "agent": {
-            **_named(a.agent_name, a.agent_import_path),
+            **({"import_path": a.agent_import_path} if a.agent_import_path else {"name": a.agent_name}),
             "model_name": f"hosted_vllm/{config.model.served_model_name}",
             "override_timeout_sec": a.override_timeout_sec,
             "max_timeout_sec": a.max_timeout_sec,
-            "kwargs": {
-                "max_turns": a.max_iterations,
-                "temperature": a.temperature,
-                "disable_tool_calls": a.disable_tool_calls,
-            },
+            "kwargs": {**_agent_arguments(a), **a.agent_kwargs},
         },
         "environment": {
-            **_backend(a),
+            **({"import_path": a.environment_import_path} if a.environment_import_path else {"type": a.environment_type}),
             "force_build": a.environment_force_build,
             "delete": a.environment_delete,
             "override_cpus": a.environment_override_cpus,
             "override_memory_mb": a.environment_override_memory_mb,
-            "mounts": [
-                {"type": "bind", "source": m.host_path, "target": m.mount_path, "read_only": m.read_only} for m in a.host_path_mounts
-            ],
-            "env": {"DOCKER_HOST": a.docker_host} if a.docker_host else {},
-            "kwargs": {**_runtime(a), **(_cluster(config) if _on_kubernetes(a) else {})},
+            **(_cluster(config) if backend(a) == "kubernetes" else {"mounts": _mounts(a), "kwargs": dict(a.environment_kwargs)}),
         },
         "verifier": {"disable": not a.verifier_enabled},
         "agent_setup_timeout_multiplier": a.agent_setup_timeout_multiplier,
@@ -47,36 +62,62 @@ def trial_settings(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _named(name: str | None, import_path: str | None) -> dict[str, str | None]:
-    """Harbor takes one of the two; with a class given, the name is only a label of ours."""
-    return {"import_path": import_path} if import_path else {"name": name}
+def backend(a: HarborAgent) -> str:
+    """``kubernetes``, ``docker``, ``bubblewrap`` or ``other``, from the class or the name of the sandbox."""
+    named = (a.environment_import_path or a.environment_type or "").lower()
+    if "kubernetes" in named or "environments.ack" in named or named == "ack":
+        return "kubernetes"
+    if "environments.docker" in named or named == "docker":
+        return "docker"
+    return "bubblewrap" if "bubblewrap" in named else "other"
 
 
-def _backend(a: HarborAgent) -> dict[str, str | None]:
-    return {"import_path": a.environment_import_path} if a.environment_import_path else {"type": a.environment_type}
+def _agent_arguments(a: HarborAgent) -> dict[str, Any]:
+    module = a.agent_import_path.partition(":")[0] if a.agent_import_path else _AGENT_MODULES.get(a.agent_name or "", "")
+    names = _AGENT_ARGUMENTS.get(module, {})
+    if a.disable_tool_calls and "disable_tool_calls" not in names:
+        raise fail(
+            "SWERL-C017",
+            f"the agent {a.agent_import_path or a.agent_name} cannot do without tool calls",
+            "set harbor_agent.disable_tool_calls to false, or pass the agent's own argument in harbor_agent.agent_kwargs",
+            "harbor_agent.disable_tool_calls",
+        )
+    return {theirs: getattr(a, ours) for ours, theirs in names.items()}
 
 
-def _runtime(a: HarborAgent) -> dict[str, str]:
+def _mounts(a: HarborAgent) -> list[dict[str, Any]]:
+    """Volumes in the form of a compose file: the host's directories, then the agent's runtime out of its image."""
+    bound = [
+        {"type": "bind", "source": m.host_path, "target": m.mount_path, **({"read_only": True} if m.read_only else {})}
+        for m in a.host_path_mounts
+    ]
     if not a.runtime_image:
-        return {}
-    return {
-        "agent_runtime_image": a.runtime_image,
-        "agent_runtime_mount_path": a.runtime_mount_path,
-        "agent_runtime_image_subpath": a.runtime_image_subpath,
-    }
-
-
-def _on_kubernetes(a: HarborAgent) -> bool:
-    named = a.environment_import_path or a.environment_type or ""
-    return any(word in named for word in _KUBERNETES) or named in ("ack", "gke", "openshift")
+        return bound
+    if backend(a) != "docker":
+        raise fail(
+            "SWERL-C017",
+            f"this sandbox cannot mount the image {a.runtime_image}",
+            "empty harbor_agent.runtime_image, and show the runtime with harbor_agent.host_path_mounts",
+            "harbor_agent.runtime_image",
+        )
+    image = {"image": {"subpath": a.runtime_image_subpath}} if a.runtime_image_subpath else {}
+    return [*bound, {"type": "image", "source": a.runtime_image, "target": a.runtime_mount_path, "read_only": True, **image}]
 
 
 def _cluster(config: RunConfig) -> dict[str, Any]:
-    k = config.k8s
-    return {
-        "kubeconfig": None if k.kubeconfig is None else str(k.kubeconfig),
+    """Arguments of Harbor's generic Kubernetes backend. The label lets a reaper find the pods of a run, and only those."""
+    a, k = config.harbor_agent, config.k8s
+    volumes = [{"name": f"host-{i}", "hostPath": {"path": m.host_path}} for i, m in enumerate(a.host_path_mounts)]
+    mounts = [{"name": f"host-{i}", "mountPath": m.mount_path, "readOnly": m.read_only} for i, m in enumerate(a.host_path_mounts)]
+    if a.runtime_image:
+        volumes.append({"name": _RUNTIME_VOLUME, "image": {"reference": a.runtime_image, "pullPolicy": "IfNotPresent"}})
+        subpath = {"subPath": a.runtime_image_subpath} if a.runtime_image_subpath else {}
+        mounts.append({"name": _RUNTIME_VOLUME, "mountPath": a.runtime_mount_path, "readOnly": True, **subpath})
+    arguments = {
         "namespace": k.namespace,
-        "pod_startup_timeout_sec": k.pod_startup_timeout,
-        "pod_active_deadline_seconds": k.pod_active_deadline_seconds,
-        "pod_name_prefix": config.harbor_agent.pod_name_prefix,
+        "kubeconfig": None if k.kubeconfig is None else str(k.kubeconfig),
+        "pod_labels": {RUN_LABEL: a.pod_name_prefix},
+        "pod_overrides": {"spec": {"activeDeadlineSeconds": k.pod_active_deadline_seconds}},
+        **({"extra_volumes": volumes, "extra_volume_mounts": mounts} if volumes else {}),
     }
+    return {"kwargs": {**arguments, **a.environment_kwargs}}
