@@ -24,7 +24,7 @@ VLLM_FIXED = 0.25 * GIB
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What the profile says, as far as the arithmetic needs it. ``steps`` is the number of training steps in all, or None if it depends on
-    data that could not be read; ``kv_cache_bytes`` is set where the engine is told its cache (CPU) and None where it takes the rest (GPU)."""
+    data that could not be read; ``kv_cache_bytes`` is set where the engine is told its cache (CPU), else it takes the rest (GPU)."""
 
     gpus: int
     gpu_memory_bytes: int | None
@@ -81,7 +81,7 @@ class TrainerForecast:
 
 @dataclass(frozen=True, slots=True)
 class DiskForecast:
-    """``peak_bytes`` is the largest amount on disk at any moment: verl writes a new checkpoint before it drops the only old one."""
+    """``peak_bytes`` is the largest amount on disk at any moment: a new checkpoint is committed before the oldest one goes."""
 
     save_bytes: int
     saves: int | None
@@ -167,8 +167,9 @@ def disk(shape: ModelShape, plan: Plan) -> DiskForecast:
     if plan.save_every <= 0:
         return DiskForecast(save, 0, 0, 0)
     saves = None if plan.steps is None else max(1, -(-plan.steps // plan.save_every))
-    kept = saves if plan.keep_checkpoints is None else plan.keep_checkpoints if saves is None else min(saves, plan.keep_checkpoints)
-    peak = None if kept is None else kept + (1 if plan.keep_checkpoints == 1 and saves != 1 else 0)
+    keep = plan.keep_checkpoints
+    kept = saves if keep is None else keep if saves is None else min(saves, keep)
+    peak = saves if keep is None else keep + 1 if saves is None else min(saves, keep + 1)
     return DiskForecast(save, saves, kept, None if peak is None else peak * save)
 
 

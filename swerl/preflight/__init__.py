@@ -1,0 +1,80 @@
+"""Preflight: everything that can be known before a run starts, found in seconds and named by id. It reads; it never writes.
+
+``run(cfg)`` looks at a configuration and this machine and returns a ``Report``; ``run_file(path, profile)`` begins at the file, so that
+what is wrong with it is in the same report. ``explain(id)`` says in words what a check does and what to do about its finding. One module per
+family of checks; ``catalog`` lists them all.
+
+Invariants: nothing here imports torch, vllm, ray, verl, wandb, transformers or harbor (what needs one of them asks a subprocess of the
+environment that has it); the static part takes at most a second and the live part ten; a probe that hangs is a finding, not a hang.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+
+from swerl.config import RunConfig, examine
+from swerl.errors import Problem, SwerlError
+from swerl.preflight.catalog import CHECKS, explain
+from swerl.preflight.context import Context, Host
+from swerl.preflight.forecast import render as render_forecast
+from swerl.preflight.report import Report
+from swerl.preflight.runner import run_checks, select
+from swerl.preflight.summary import forecast_of, summary
+
+
+def run(
+    cfg: RunConfig,
+    *,
+    only: Collection[str] = (),
+    skip: Collection[str] = (),
+    live: bool = True,
+    deep: bool = False,
+    problems: Iterable[Problem] = (),
+    env: Mapping[str, str] | None = None,
+    host: Host | None = None,
+) -> Report:
+    """Run the checks wanted and report. ``only`` and ``skip`` take ids and families (ValueError for an unknown one); ``deep`` adds the
+    checks that take longer than ten seconds. ``problems`` are what the configuration room found in the file."""
+    ctx = Context(cfg, problems=problems, env=env, host=host)
+    wanted = select(CHECKS, only=only, skip=skip, live=live, deep=deep)
+    started = time.monotonic()
+    static = run_checks((c for c in wanted if not c.live), ctx)
+    between = time.monotonic()
+    rest = run_checks((c for c in wanted if c.live), ctx)
+    ended = time.monotonic()
+    by_id = {r.id: r for r in [*static, *rest]}
+    whole = not only
+    return Report(
+        results=tuple(by_id[c.id] for c in wanted),
+        summary=summary(ctx) if whole else (),
+        forecast=render_forecast(result) if whole and (result := forecast_of(ctx)) else "",
+        static_s=between - started,
+        live_s=ended - between,
+    )
+
+
+def run_file(
+    path: Path,
+    profile: str | None = None,
+    overrides: Mapping[str, str] | None = None,
+    *,
+    only: Collection[str] = (),
+    skip: Collection[str] = (),
+    live: bool = True,
+    deep: bool = False,
+    env: Mapping[str, str] | None = None,
+    host: Host | None = None,
+) -> Report:
+    """The same, beginning at the file. Where no configuration can be built from it, its problems are the whole report."""
+    try:
+        found = examine(path, profile, overrides or {}, env)
+    except SwerlError as error:
+        return Report.of_problems(CHECKS[0], error.problems)
+    if found.config is None:
+        return Report.of_problems(CHECKS[0], found.problems)
+    return run(found.config, only=only, skip=skip, live=live, deep=deep, problems=found.problems, env=env, host=host)
+
+
+__all__ = ["CHECKS", "Host", "Report", "explain", "run", "run_file"]

@@ -1,0 +1,119 @@
+"""Family `config`: the profile itself, before anything is looked at."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from swerl.errors import SwerlError
+from swerl.preflight.check import Check, Fact, Finding, NotApplicable
+from swerl.preflight.context import Context
+from swerl.render import render
+from swerl.render.overrides_check import check_overrides
+from swerl.render.verl_keys import known_keys
+from swerl.runs.lock import describe_holder
+
+_TIME_IN_NAME = re.compile(r"(?<!\d)20\d{2}[-_.]?(0[1-9]|1[0-2])[-_.]?([0-2]\d|3[01])(?!\d)|(?<!\d)1[5-9]\d{8}(?!\d)|\d{8}[-_T]\d{4,6}")
+
+
+class ConfigurationIsValid(Check):
+    id = "SWERL-P001"
+    family = "config"
+    title = "configuration"
+    asks = "the configuration obeys its schema and nothing in it is still a placeholder (the findings carry ids of the C family)"
+    remedy = "correct the key at the place named"
+    faults = (25,)
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        yield from ctx.config_problems
+        profile = f" with profile {ctx.cfg.profile}" if ctx.cfg.profile else ""
+        yield Fact(f"{ctx.cfg.file.name}{profile}, digest {ctx.cfg.digest[:12]}")
+
+
+class NameHoldsNoTime(Check):
+    id = "SWERL-P002"
+    family = "config"
+    title = "experiment name"
+    asks = "the experiment's name stays the same from one start to the next, so that the same command resumes the run"
+    remedy = "take the date or time out of experiment.exp_name; the registry records when a run started"
+    severity = "fatal"
+    faults = (43,)
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        name = ctx.cfg.experiment.exp_name
+        match = _TIME_IN_NAME.search(name)
+        if match:
+            yield self.found(
+                f"experiment.exp_name {name!r} holds the time {match.group(0)!r}: the next start would begin a new run instead of resuming",
+                ctx.source("experiment.exp_name"),
+            )
+        yield Fact(name)
+
+
+class RunIsNotAlive(Check):
+    id = "SWERL-P003"
+    family = "config"
+    title = "no other process runs this run"
+    asks = "nobody else is running the run of this name"
+    remedy = "watch it with `swerl status`, end it with `swerl stop`, or give this run another experiment.exp_name"
+    live = True
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        lock = ctx.cfg.run_dir / "run.lock"
+        if _held(lock, ctx):
+            yield self.found(f"run {ctx.cfg.run_id} is held by {describe_holder(lock)}", str(lock))
+        yield Fact("resumes" if ctx.run_dir.manifest.exists() else "new run")
+
+
+def _held(lock: Path, ctx: Context) -> bool:
+    """Whether some process holds a flock on the file, read from the kernel's list: asking with flock would itself take the lock."""
+    try:
+        inode = lock.stat().st_ino
+        lines = (ctx.host.proc / "locks").read_text().splitlines()
+    except OSError:
+        return False
+    return any(f":{inode} " in line and " FLOCK " in line for line in lines)
+
+
+class RunRenders(Check):
+    id = "SWERL-P004"
+    family = "config"
+    title = "rendered run"
+    asks = "the configuration can be rendered: agent, sandbox and engine can do what the keys ask (the findings carry ids of the C family)"
+    remedy = "correct the key at the place named"
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        try:
+            rendered = render(ctx.cfg, ctx.run_dir)
+        except SwerlError as error:
+            yield from error.problems
+        else:
+            yield Fact(f"{len(rendered.overrides)} verl settings")
+
+
+class OverridesAreKnown(Check):
+    id = "SWERL-P005"
+    family = "config"
+    title = "verl_overrides"
+    asks = "every entry of verl_overrides is a key of the installed verl, and none fights a key of swerl"
+    remedy = "correct the entry named"
+    live = True
+    budget_s = 9.5
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        if not ctx.cfg.verl_overrides:
+            raise NotApplicable("verl_overrides is empty")
+        python = ctx.cfg.environment.venv_path / "bin" / "python"
+        with tempfile.TemporaryDirectory() as scratch:  # the list of keys is cached by those who may write to the project
+            try:
+                known = known_keys(python, Path(scratch))
+            except SwerlError as error:
+                yield from error.problems
+                return
+        yield from check_overrides(ctx.cfg, ctx.run_dir, known)
+        yield Fact(f"{len(ctx.cfg.verl_overrides)} entries, verl {known.version}")
+
+
+CHECKS = (ConfigurationIsValid(), NameHoldsNoTime(), RunIsNotAlive(), RunRenders(), OverridesAreKnown())

@@ -1,0 +1,169 @@
+"""What the checks look at: the configuration, and the machine through paths and an environment that tests can point elsewhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from swerl.config.check import is_placeholder
+from swerl.errors import Problem
+from swerl.preflight.check import NotApplicable
+from swerl.preflight.indexes import IndexUnreadable, Row, read_index, row_count
+from swerl.preflight.plan import total_steps
+from swerl.preflight.shape import ModelShape, ShapeError, read_shape
+from swerl.render.trial import backend
+from swerl.runs.rundir import RunDir
+
+if TYPE_CHECKING:
+    from swerl.config import RunConfig
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Where the machine's state is read. The defaults are the real places."""
+
+    proc: Path = Path("/proc")
+    shm: Path = Path("/dev/shm")
+    tmp: Path = Path("/tmp")
+    home: Path = field(default_factory=Path.home)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a program printed. ``code`` is None if there is no such program."""
+
+    code: int | None
+    out: str
+    err: str
+
+    @property
+    def ok(self) -> bool:
+        return self.code == 0
+
+
+class Context:
+    """Shared by all checks of one preflight, which run in threads: everything read twice goes through ``once``."""
+
+    def __init__(self, cfg: RunConfig, *, problems: Iterable[Problem] = (), env: Mapping[str, str] | None = None, host: Host | None = None):
+        self.cfg = cfg
+        self.config_problems = tuple(problems)
+        self.env = dict(os.environ if env is None else env)
+        self.host = host or Host()
+        self._guard = threading.Lock()
+        self._locks: dict[str, threading.Lock] = {}
+        self._values: dict[str, tuple[Any, BaseException | None]] = {}
+
+    def once(self, key: str, make: Callable[[], T]) -> T:
+        """The result of ``make`` for this key, computed by the first who asks; its exception is raised to all who ask."""
+        with self._guard:
+            lock = self._locks.setdefault(key, threading.Lock())
+        with lock:
+            if key not in self._values:
+                try:
+                    self._values[key] = (make(), None)
+                except Exception as error:
+                    self._values[key] = (None, error)
+        value, error = self._values[key]
+        if error is not None:
+            raise error
+        return value
+
+    def source(self, key: str) -> str:
+        """Where a key's value comes from, as a place a person can open; for a default the key itself."""
+        place = self.cfg.source.get(key, "default")
+        return key if place in {"default", "auto"} else place
+
+    @property
+    def run_dir(self) -> RunDir:
+        return RunDir.at(self.cfg.run_dir)
+
+    @property
+    def gpus(self) -> int:
+        return self.cfg.infrastructure.nnodes * self.cfg.infrastructure.ngpus_per_node
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.cfg.infrastructure.device == "cpu"
+
+    @property
+    def backend(self) -> str:
+        """Kind of sandbox: bubblewrap, docker, kubernetes or other."""
+        return backend(self.cfg.harbor_agent)
+
+    @property
+    def sandbox_is_local(self) -> bool:
+        host = self.cfg.harbor_agent.docker_host or self.env.get("DOCKER_HOST", "")
+        return self.backend == "bubblewrap" or (self.backend == "docker" and not host.startswith(("tcp:", "ssh:")))
+
+    def filled(self, key: str, value: object) -> None:
+        """Not applicable where the value is still a placeholder, which SWERL-P001 reports already."""
+        if is_placeholder(str(value)):
+            raise NotApplicable(f"{key} is not filled in (SWERL-C007)")
+
+    def shape(self) -> ModelShape:
+        """The policy's shape; not applicable where SWERL-P101 reports why it cannot be read."""
+        self.filled("model.model_path", self.cfg.model.model_path)
+        path = self.cfg.model.model_path / "config.json"
+        try:
+            return self.once("shape", lambda: read_shape(path))
+        except (OSError, ShapeError) as error:
+            raise NotApplicable("the policy's config.json cannot be read (SWERL-P101)") from error
+
+    def index_path(self, split: str) -> Path:
+        return self.cfg.data.train_index if split == "train" else self.cfg.data.val_index
+
+    def read_rows(self, split: str) -> list[Row]:
+        """Rows of a split; raises IndexUnreadable."""
+        return self.once(f"rows {split}", lambda: read_index(self.index_path(split)))
+
+    def rows(self, split: str) -> list[Row]:
+        """Rows of a split; not applicable where SWERL-P401 reports why they cannot be read."""
+        self.filled(f"data.{split}_index", self.index_path(split))
+        try:
+            return self.read_rows(split)
+        except IndexUnreadable as error:
+            raise NotApplicable(f"the {split} index cannot be read (SWERL-P401)") from error
+
+    def steps(self) -> int | None:
+        """Training steps of the whole run, or None where they depend on an index that cannot be read."""
+        if self.cfg.training.total_steps is not None:
+            return self.cfg.training.total_steps
+        try:
+            return total_steps(self.cfg, self.once("train row count", lambda: row_count(self.cfg.data.train_index)))
+        except IndexUnreadable:
+            return None
+
+    def program(self, name: str) -> str | None:
+        """The full path of a program on this environment's PATH."""
+        return shutil.which(name, path=self.env.get("PATH", os.defpath))
+
+    def ask(self, command: Sequence[str], *, timeout_s: float, stdin: str | None = None, env: Mapping[str, str] | None = None) -> Answer:
+        """Run a program that only reads. It gets no terminal, and is killed with all it started when its time is up (TimeoutError)."""
+        executable = self.program(command[0])
+        if executable is None:
+            return Answer(None, "", f"{command[0]}: not found on PATH")
+        process = subprocess.Popen(
+            [executable, *command[1:]],
+            stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env=dict(self.env if env is None else env),
+            start_new_session=True,
+        )
+        try:
+            out, err = process.communicate(stdin, timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            process.communicate()
+            raise TimeoutError(f"{command[0]} gave no answer within {timeout_s:g} s") from None
+        return Answer(process.returncode, out, err)

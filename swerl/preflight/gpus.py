@@ -1,0 +1,211 @@
+"""Family `gpu`: the cards, who uses them, and whether their driver runs what the lock installs. Asked through ``nvidia-smi``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import psutil
+
+from swerl.environment.platforms import CUDA, MINIMUM_DRIVER
+from swerl.preflight.check import Check, Fact, Finding, NotApplicable
+from swerl.preflight.context import Context
+from swerl.preflight.forecast import GIB, forecast, size
+from swerl.preflight.plan import plan_of
+
+ASSUMED_GPU_BYTES = 80 * GIB
+_SMI_TIMEOUT_S = 6.0
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    index: str
+    name: str
+    memory_bytes: int
+    used_bytes: int
+    driver: str
+
+
+@dataclass(frozen=True, slots=True)
+class GpuProcess:
+    pid: int
+    name: str
+    used_mb: str
+
+
+def gpus(ctx: Context) -> list[Gpu]:
+    """Cards of this host; empty without ``nvidia-smi``. Raises RuntimeError when it answers with an error."""
+
+    def ask() -> list[Gpu]:
+        fields = "index,name,memory.total,memory.used,driver_version"
+        answer = ctx.ask(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"], timeout_s=_SMI_TIMEOUT_S)
+        if answer.code is None:
+            return []
+        if not answer.ok:
+            raise RuntimeError((answer.err or answer.out).strip() or f"nvidia-smi ended with {answer.code}")
+        cards = [[field.strip() for field in line.split(",")] for line in answer.out.splitlines() if line.strip()]
+        return [Gpu(i, name, int(total) << 20, int(used) << 20, driver) for i, name, total, used, driver in cards]
+
+    return ctx.once("gpus", ask)
+
+
+def _need_cuda(ctx: Context) -> None:
+    if ctx.on_cpu:
+        raise NotApplicable("infrastructure.device is cpu")
+
+
+class GpusAreThere(Check):
+    id = "SWERL-P601"
+    family = "gpu"
+    title = "GPUs"
+    asks = "this host has as many GPUs as infrastructure.ngpus_per_node says"
+    remedy = "run on the GPU host, lower infrastructure.ngpus_per_node, or use a profile with infrastructure.device: cpu (PROFILE=demo-cpu)"
+    live = True
+    budget_s = 8.0
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        _need_cuda(ctx)
+        wanted = ctx.cfg.infrastructure.ngpus_per_node
+        where = ctx.source("infrastructure.ngpus_per_node")
+        try:
+            found = gpus(ctx)
+        except RuntimeError as error:
+            yield self.found(f"nvidia-smi does not answer: {error}", where, remedy="mend the driver; `nvidia-smi` must list the cards")
+            return
+        if ctx.program("nvidia-smi") is None:
+            yield self.found(f"no NVIDIA GPU on this host (nvidia-smi is not installed), {wanted} wanted", where)
+        elif len(found) < wanted:
+            yield self.found(f"{len(found)} GPU(s) on this host, {wanted} wanted", where)
+        else:
+            yield Fact(f"{len(found)} x {found[0].name}, {size(found[0].memory_bytes)}")
+
+
+class GpusAreFree(Check):
+    id = "SWERL-P602"
+    family = "gpu"
+    title = "GPU processes"
+    asks = "nobody else computes on the GPUs"
+    remedy = "ask the owner of the process named, or wait; swerl never ends processes it did not start"
+    live = True
+    budget_s = 8.0
+    faults = (47,)
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        _need_cuda(ctx)
+        query = ["nvidia-smi", "--query-compute-apps=pid,process_name,used_memory", "--format=csv,noheader,nounits"]
+        answer = ctx.ask(query, timeout_s=_SMI_TIMEOUT_S)
+        if not answer.ok:
+            raise NotApplicable("nvidia-smi does not answer (SWERL-P601)")
+        for line in answer.out.splitlines():
+            pid, name, used = (field.strip() for field in line.split(",", 2))
+            yield self.found(f"pid {pid} ({name}, {owner(int(pid))}) holds {used} MiB", f"pid {pid}")
+        busy = [g for g in gpus(ctx) if g.used_bytes > GIB]
+        if busy and not answer.out.strip():
+            yield self.found(
+                f"GPU {busy[0].index} has {size(busy[0].used_bytes)} in use by no visible process (another container, or a leak)",
+                f"GPU {busy[0].index}",
+                severity="warning",
+            )
+
+
+def owner(pid: int) -> str:
+    try:
+        return f"user {psutil.Process(pid).username()}"
+    except (psutil.Error, KeyError):
+        return "outside this container"
+
+
+class DriverRunsCuda(Check):
+    id = "SWERL-P603"
+    family = "gpu"
+    title = "GPU driver"
+    asks = f"the driver runs programs built for CUDA {CUDA}, which the lock installs"
+    remedy = f"install driver {MINIMUM_DRIVER} or newer"
+    live = True
+    budget_s = 8.0
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        _need_cuda(ctx)
+        try:
+            found = gpus(ctx)
+        except RuntimeError:
+            found = []
+        if not found:
+            raise NotApplicable("there is no GPU to ask (SWERL-P601)")
+        driver = found[0].driver
+        if driver.split(".")[0].isdigit() and int(driver.split(".")[0]) < MINIMUM_DRIVER:
+            yield self.found(f"driver {driver} is older than {MINIMUM_DRIVER}")
+        yield Fact(driver)
+
+
+def gpu_memory(ctx: Context) -> int | None:
+    """Bytes of the smallest card here; the assumed size where there is none to ask; None on the CPU."""
+    if ctx.on_cpu:
+        return None
+    try:
+        return min((g.memory_bytes for g in gpus(ctx)), default=ASSUMED_GPU_BYTES)
+    except (RuntimeError, TimeoutError):
+        return ASSUMED_GPU_BYTES
+
+
+class EngineHolds(Check):
+    id = "SWERL-P604"
+    family = "gpu"
+    title = "KV cache"
+    asks = "the engine's cache holds the longest trial, and as many trials at once as are run"
+    remedy = "raise vllm.gen_tp or vllm.gpu_memory_utilization (vllm.kv_cache_gb on the CPU), or shorten the trials"
+    live = True
+    budget_s = 8.0
+    faults = (49,)
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        result = forecast(ctx.shape(), plan_of(ctx.cfg, steps=ctx.steps(), gpu_memory_bytes=gpu_memory(ctx)))
+        engine, plan = result.engine, result.plan
+        longest = min(plan.prompt_tokens + plan.response_tokens, plan.max_model_length)
+        where = ctx.source("vllm.kv_cache_gb" if ctx.on_cpu else "vllm.gpu_memory_utilization")
+        assert engine.kv_tokens is not None
+        if engine.kv_tokens < longest:
+            yield self.found(f"the cache of a replica holds {engine.kv_tokens:,} tokens, one trial needs up to {longest:,}", where)
+            return
+        half = engine.replicas * engine.kv_tokens // max(1, longest // 2)
+        if half < plan.live_trials:
+            yield self.found(
+                f"{plan.live_trials} trials run at once, the caches hold about {half} of half the longest length:"
+                " prefixes will be thrown out",
+                ctx.source("harbor_runtime.num_workers"),
+                severity="warning",
+                remedy="lower harbor_runtime.num_workers, or give the engine more memory",
+            )
+        yield Fact(f"{engine.kv_tokens:,} tokens a replica, {engine.full_sequences:.1f} trials of {longest:,}")
+
+
+class TrainerFits(Check):
+    id = "SWERL-P605"
+    family = "gpu"
+    title = "trainer memory"
+    asks = "weights, gradients, optimizer states and activations of a step fit the GPU, by estimate"
+    remedy = "raise training.sp_size, lower the lengths, turn on gradient_checkpointing, or use more GPUs"
+    severity = "warning"
+    live = True
+    budget_s = 8.0
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        _need_cuda(ctx)
+        memory = gpu_memory(ctx)
+        trainer = forecast(ctx.shape(), plan_of(ctx.cfg, steps=ctx.steps(), gpu_memory_bytes=memory)).trainer
+        assert memory is not None
+        least = trainer.state_bytes + trainer.gathered_bytes
+        if least > memory:
+            yield self.found(
+                f"weights, gradients and optimizer states alone need {size(least)} of {size(memory)}",
+                "infrastructure.ngpus_per_node",
+                severity="fatal",
+                remedy="train on more GPUs",
+            )
+        elif trainer.peak_bytes > memory:
+            parts = f"activations {size(trainer.activation_bytes)}, logits {size(trainer.logits_bytes)}"
+            yield self.found(f"about {size(trainer.peak_bytes)} of {size(memory)} ({parts})", ctx.source("training.max_token_len_per_gpu"))
+        yield Fact(f"about {size(trainer.peak_bytes)} of {size(memory)}")
+
+
+CHECKS = (GpusAreThere(), GpusAreFree(), DriverRunsCuda(), EngineHolds(), TrainerFits())

@@ -1,0 +1,77 @@
+"""Runs checks: each in a thread of its own, each against its own clock.
+
+A check that raises is a bug and is reported as such, under its id; a check that does not answer within its budget is a finding too. Its
+thread is a daemon and is left behind: nothing a check waits for can hold up the preflight.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection, Iterable, Sequence
+
+from swerl.errors import Problem
+from swerl.preflight.check import Check, Fact, NotApplicable
+from swerl.preflight.context import Context
+from swerl.preflight.report import Result
+
+
+class _Running:
+    """One check at work."""
+
+    def __init__(self, check: Check, ctx: Context):
+        self.check, self.ctx = check, ctx
+        self.started = time.monotonic()
+        self.result: Result | None = None
+        self.thread = threading.Thread(target=self._work, name=check.id, daemon=True)
+        self.thread.start()
+
+    def _work(self) -> None:
+        problems, facts = [], []
+        try:
+            for finding in self.check.run(self.ctx):
+                (facts if isinstance(finding, Fact) else problems).append(finding)
+        except NotApplicable as reason:
+            self._settle(problems, facts, not_applicable=str(reason))
+            return
+        except TimeoutError as error:
+            problems.append(self.check.found(f"the probe hung: {error}"))
+        except Exception as error:  # a bug of the check must not hide what the others found
+            problems.append(
+                Problem(self.check.id, f"the check itself failed: {type(error).__name__}: {error}", "report this as a bug", "", "fatal")
+            )
+        self._settle(problems, facts)
+
+    def _settle(self, problems: Sequence[Problem], facts: Sequence[Fact], not_applicable: str = "") -> None:
+        self.result = Result.of(self.check, problems, [f.text for f in facts], time.monotonic() - self.started, not_applicable)
+
+    def wait(self) -> Result:
+        self.thread.join(max(0.0, self.started + self.check.budget_s - time.monotonic()))
+        if self.result is not None:
+            return self.result
+        problem = self.check.found(f"the probe hung: no answer within {self.check.budget_s:g} s")
+        return Result.of(self.check, [problem], [], time.monotonic() - self.started)
+
+
+def run_checks(checks: Iterable[Check], ctx: Context) -> list[Result]:
+    """Results in the order of the checks. Returns when all have answered or used up their budgets, whichever is first for each."""
+    running = [_Running(check, ctx) for check in checks]
+    return [one.wait() for one in running]
+
+
+def select(
+    checks: Sequence[Check], *, only: Collection[str] = (), skip: Collection[str] = (), live: bool = True, deep: bool = False
+) -> list[Check]:
+    """Checks wanted by id or family. Naming a slow check selects it; otherwise ``deep`` does. An unknown word is a ValueError."""
+    known = {c.id for c in checks} | {c.family for c in checks}
+    if unknown := sorted({*only, *skip} - known):
+        raise ValueError(f"no check or family is called {unknown[0]!r}; families: {', '.join(sorted({c.family for c in checks}))}")
+    chosen = []
+    for check in checks:
+        named = check.id in only
+        if only and not named and check.family not in only:
+            continue
+        if check.id in skip or check.family in skip or (check.live and not live) or (check.slow and not (deep or named)):
+            continue
+        chosen.append(check)
+    return chosen

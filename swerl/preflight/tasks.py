@@ -1,0 +1,299 @@
+"""Family `data`: the indexes, and the tasks they point at."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from swerl.data.hashing import task_hash
+from swerl.preflight.check import Check, Fact, Finding, NotApplicable
+from swerl.preflight.context import Context
+from swerl.preflight.indexes import IndexUnreadable, Row
+from swerl.preflight.plan import steps_per_epoch
+
+SPLITS = ("train", "val")
+HASHED_TASKS = 64  # of each split, evenly spread: hashing reads every file of a task
+_SHOWN = 3
+
+# A verifier that fetches something when it grades: without network it fails, and the failure looks like an unsolved task.
+_FETCHES = re.compile(
+    r"^[^#\n]*?(?:\b(?P<tool>git\s+(?:clone|fetch|pull)|curl|wget|pip3?\s+install|uv\s+pip\s+install|npm\s+(?:ci|install)|apt(?:-get)?\s+install"
+    r"|cargo\s+(?:fetch|install)|go\s+get)\b|(?P<call>requests\.get|urllib\.request|make_test_spec))",
+    re.MULTILINE,
+)
+_PIPED_INSTALLER = re.compile(r"^[^#\n]*\b(?:curl|wget)\b[^\n|]*\|\s*(?:sudo\s+)?(?:ba|z|da)?sh\b", re.MULTILINE)
+_PATH_OVERRIDE = re.compile(r"^\s*ENV\s+PATH[= ](?P<value>.*)$", re.MULTILINE)
+
+
+class IndexesRead(Check):
+    id = "SWERL-P401"
+    family = "data"
+    title = "task indexes"
+    asks = "both indexes are parquet files with the columns of an index and at least one row"
+    remedy = "set data.data_dir, data.train_index and data.val_index; `swerl data index` builds an index from task directories"
+    live = True
+    budget_s = 5.0
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        for split in SPLITS:
+            path = ctx.index_path(split)
+            ctx.filled(f"data.{split}_index", path)
+            try:
+                rows = ctx.read_rows(split)
+            except IndexUnreadable as error:
+                yield self.found(f"data.{split}_index {path} {error}", ctx.source(f"data.{split}_index"))
+            else:
+                yield Fact(f"{len(rows)} {split} tasks")
+
+
+class RowsPointAtTasks(Check):
+    id = "SWERL-P402"
+    family = "data"
+    title = "index rows"
+    asks = "every row points at a directory with instruction.md, task.toml and tests/test.sh, and gives its instruction as the prompt"
+    remedy = "rebuild the index beside its tasks, or drop the rows named"
+    live = True
+    budget_s = 8.0
+    faults = (25,)
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        for split in SPLITS:
+            bad: list[str] = []
+            rows = ctx.rows(split)
+            for row in rows:
+                reason = _broken(row)
+                if reason:
+                    bad.append(f"row {row.number} ({row.task_id}): {reason}")
+            if bad:
+                more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+                yield self.found(f"{len(bad)} of {len(rows)} {split} rows: {'; '.join(bad[:_SHOWN])}{more}", str(ctx.index_path(split)))
+            yield Fact(f"{len(rows) - len(bad)} of {len(rows)} {split} rows valid")
+
+
+def _broken(row: Row) -> str:
+    """What makes the row unusable, or an empty text."""
+    if not row.task_dir.is_dir():
+        return f"{row.task_dir} does not exist"
+    for name in ("instruction.md", "task.toml", "tests/test.sh"):
+        if not (row.task_dir / name).is_file():
+            return f"no {name} in {row.task_dir}"
+    try:
+        tomllib.loads((row.task_dir / "task.toml").read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return f"task.toml: {error}"
+    return "" if row.prompt.strip() else "the prompt is empty"
+
+
+class HashesMatch(Check):
+    id = "SWERL-P403"
+    family = "data"
+    title = "task contents"
+    asks = f"the tasks are what the index was built from, by content hash ({HASHED_TASKS} of each split)"
+    remedy = "rebuild the index, or restore the tasks; a trial's identity is this hash"
+    live = True
+    budget_s = 9.0
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        for split in SPLITS:
+            rows = [r for r in ctx.rows(split) if r.task_dir.is_dir()]
+            chosen = spread(rows, HASHED_TASKS)
+            changed = [r for r in chosen if task_hash(r.task_dir) != r.task_hash]
+            if changed:
+                names = ", ".join(r.task_id for r in changed[:_SHOWN])
+                yield self.found(
+                    f"{len(changed)} of {len(chosen)} {split} tasks changed since they were indexed: {names}", str(ctx.index_path(split))
+                )
+            yield Fact(f"{len(chosen) - len(changed)} of {len(chosen)} {split} hashes match")
+
+
+class SplitsAreApart(Check):
+    id = "SWERL-P404"
+    family = "data"
+    title = "training and validation"
+    asks = "no task is in both splits, and none is in one split twice"
+    remedy = "take the tasks named out of one of the two indexes"
+    live = True
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        train, val = ctx.rows("train"), ctx.rows("val")
+        shared = {r.task_hash or str(r.task_dir) for r in train} & {r.task_hash or str(r.task_dir) for r in val}
+        if shared:
+            names = sorted(r.task_id for r in val if (r.task_hash or str(r.task_dir)) in shared)
+            yield self.found(f"{len(shared)} validation tasks are training tasks too, such as {names[0]}", str(ctx.index_path("val")))
+        for split, rows in (("train", train), ("val", val)):
+            twice = [k for k, n in Counter(r.task_hash or str(r.task_dir) for r in rows).items() if n > 1]
+            if twice:
+                name = next(r.task_id for r in rows if (r.task_hash or str(r.task_dir)) == twice[0])
+                yield self.found(
+                    f"{len(twice)} {split} tasks stand in the index more than once, such as {name}",
+                    str(ctx.index_path(split)),
+                    severity="warning",
+                )
+
+
+class EnoughTasks(Check):
+    id = "SWERL-P405"
+    family = "data"
+    title = "tasks and steps"
+    asks = "there are enough training tasks for one batch"
+    remedy = "lower training.train_batch_size, or add tasks"
+    live = True
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        rows, training = len(ctx.rows("train")), ctx.cfg.training
+        per_epoch = steps_per_epoch(ctx.cfg, rows)
+        if per_epoch == 0:
+            place = ctx.source("training.train_batch_size")
+            yield self.found(f"{rows} training tasks do not fill one batch of {training.train_batch_size}: no step would be trained", place)
+            return
+        total = per_epoch * training.total_epochs
+        if training.total_steps is not None and training.total_steps > total:
+            yield self.found(
+                f"total_steps {training.total_steps}, but {training.total_epochs} epoch(s) of {per_epoch} steps end at {total}",
+                ctx.source("training.total_steps"),
+                remedy="raise training.total_epochs",
+                severity="warning",
+            )
+        yield Fact(f"{per_epoch} steps an epoch")
+
+
+class VerifierStaysOffline(Check):
+    id = "SWERL-P406"
+    family = "data"
+    title = "verifiers need no network"
+    asks = "no verifier fetches anything when it grades; in a sandbox without network that scores 0 where the task was solved"
+    remedy = "put what the verifier fetches into the task's image or its tests directory"
+    severity = "warning"
+    live = True
+    budget_s = 8.0
+    faults = (4, 19, 20)
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        if ctx.cfg.harbor_runtime.sandbox.network == "public":
+            raise NotApplicable("harbor_runtime.sandbox.network is public")
+        hits: dict[str, str] = {}
+        for row in _tasks(ctx):
+            for path in sorted((row.task_dir / "tests").rglob("*")):
+                if path.suffix not in {".sh", ".py"} or not path.is_file():
+                    continue
+                match = _FETCHES.search(path.read_text(errors="replace"))
+                if match:
+                    hits.setdefault(row.task_id, f"{path.relative_to(row.task_dir)} runs {match.group('tool') or match.group('call')}")
+        if hits:
+            first = next(iter(hits.items()))
+            yield self.found(f"{len(hits)} task(s) fetch at grading time, such as {first[0]}: {first[1]}", first[0])
+
+
+class InstallersMayFail(Check):
+    id = "SWERL-P407"
+    family = "data"
+    title = "installers in task files"
+    asks = "no build or test script pipes a download into a shell: when the download fails the script goes on as if it had worked"
+    remedy = "download to a file first, check it, and then run it (or `set -o pipefail`)"
+    severity = "warning"
+    live = True
+    budget_s = 8.0
+    faults = (19,)
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        for row in _tasks(ctx):
+            for path in (row.task_dir / "environment" / "Dockerfile", row.task_dir / "tests" / "test.sh"):
+                text = path.read_text(errors="replace") if path.is_file() else ""
+                match = _PIPED_INSTALLER.search(text)
+                if match and "pipefail" not in text:
+                    yield self.found(f"{row.task_id} pipes a download into a shell: {match.group(0).strip()[:80]}", str(path))
+                    return
+
+
+class PathIsKept(Check):
+    id = "SWERL-P408"
+    family = "data"
+    title = "PATH of task images"
+    asks = "no Dockerfile replaces PATH outright; tools of the image would not be found, and the task scores 0"
+    remedy = "write ENV PATH=/new:$PATH"
+    severity = "warning"
+    live = True
+    budget_s = 8.0
+    faults = (39,)
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        for row in _tasks(ctx):
+            path = row.task_dir / "environment" / "Dockerfile"
+            for match in _PATH_OVERRIDE.finditer(path.read_text(errors="replace") if path.is_file() else ""):
+                if "$PATH" not in match["value"] and "${PATH" not in match["value"]:
+                    yield self.found(f"{row.task_id} sets PATH to {match['value'].strip()[:80]}", str(path))
+                    return
+
+
+class NamesDoNotShadow(Check):
+    id = "SWERL-P409"
+    family = "data"
+    title = "module names in tasks"
+    asks = "no Python file where a verifier runs has the name of a module of the standard library, which it would hide"
+    remedy = "rename the file, or start Python with -P (PYTHONSAFEPATH=1) in tests/test.sh"
+    severity = "warning"
+    live = True
+    budget_s = 8.0
+    faults = (40,)
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        for row in _tasks(ctx):
+            script = row.task_dir / "tests" / "test.sh"
+            text = script.read_text(errors="replace") if script.is_file() else ""
+            if "PYTHONSAFEPATH" in text or re.search(r"python3?\s+(-\w+\s+)*-\w*[PI]", text):
+                continue
+            for path in sorted(row.task_dir.glob("tests/*.py")) + sorted(row.task_dir.glob("environment/**/*.py")):
+                if path.stem in sys.stdlib_module_names and path.parent.joinpath("__init__.py").exists() is False:
+                    yield self.found(f"{row.task_id}: {path.relative_to(row.task_dir)} hides the standard library's {path.stem}", str(path))
+                    return
+
+
+class SolutionsExist(Check):
+    id = "SWERL-P410"
+    family = "data"
+    title = "gold solutions"
+    asks = "tasks bring the solution that `swerl doctor` needs to prove that they can be solved"
+    remedy = "add solution/solve.sh, or drop the tasks that have none; an unsolvable task teaches nothing and lowers every score"
+    severity = "warning"
+    live = True
+    budget_s = 8.0
+    faults = (53,)
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        for split in SPLITS:
+            rows = ctx.rows(split)
+            without = [r.task_id for r in rows if r.task_dir.is_dir() and not (r.task_dir / "solution" / "solve.sh").is_file()]
+            if without:
+                yield self.found(
+                    f"{len(without)} of {len(rows)} {split} tasks have no solution/solve.sh, such as {without[0]}",
+                    str(ctx.index_path(split)),
+                )
+
+
+def spread(rows: list[Row], limit: int) -> list[Row]:
+    """At most ``limit`` rows, evenly over the index, the same ones each time."""
+    return rows if len(rows) <= limit else [rows[i * len(rows) // limit] for i in range(limit)]
+
+
+def _tasks(ctx: Context) -> Iterator[Row]:
+    """Distinct task directories of both splits that exist; scanning is limited to what a few seconds allow."""
+    for split in SPLITS:
+        yield from (r for r in spread(ctx.rows(split), 512) if Path(r.task_dir).is_dir())
+
+
+CHECKS = (
+    IndexesRead(),
+    RowsPointAtTasks(),
+    HashesMatch(),
+    SplitsAreApart(),
+    EnoughTasks(),
+    VerifierStaysOffline(),
+    InstallersMayFail(),
+    PathIsKept(),
+    NamesDoNotShadow(),
+    SolutionsExist(),
+)
