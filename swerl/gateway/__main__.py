@@ -1,0 +1,45 @@
+"""``python -m swerl.gateway --run-dir R [--engine-url URL]``: serve the gateway of a run until it is told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+import click
+import uvloop
+
+from swerl.config import load_resolved
+from swerl.errors import SwerlError
+from swerl.gateway.service import Gateway
+from swerl.gateway.settings import GatewaySettings, settings_from
+
+
+async def serve(settings: GatewaySettings) -> None:
+    gateway = Gateway(settings)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, gateway.ended.set)
+    await gateway.start()
+    print(f"gateway: agents at {gateway.public_url}, admin at {gateway.admin_url}", flush=True)
+    await gateway.ended.wait()
+    await gateway.stop()
+    if gateway.failure is not None:
+        raise gateway.failure
+
+
+@click.command(help=__doc__)
+@click.option("--run-dir", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
+@click.option("--engine-url", help="A vLLM server to sample from, instead of waiting for the trainer's bridge.")
+def main(run_dir: Path, engine_url: str | None) -> None:
+    try:
+        config = load_resolved(run_dir / "resolved.json")
+        uvloop.run(serve(settings_from(config, run_dir.resolve(), engine_url)))
+    except SwerlError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""Sampled tokens to an answer: text, reasoning and tool calls, through vLLM's own parsers.
+
+Importing them takes seconds (they bring torch), so they load in a thread while the gateway already serves; a turn sampled before that waits.
+``auto`` tries parsers until one reads back a call that the model's own chat template has rendered; a parser named in the configuration has
+to pass the same test. The parsers read text, so they do not depend on how the model's tokens cut it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Protocol
+
+import jinja2
+import orjson
+
+from swerl.errors import fail
+from swerl.gateway.chat import Answer, ChatRequest, Message, ToolCall
+from swerl.gateway.sampling import Sampled
+from swerl.gateway.template import ChatTemplate
+
+# The order in which `auto` tries them: the common formats first; every other parser of vLLM's follows.
+_PREFERRED = ("hermes", "qwen3_coder", "llama3_json", "mistral", "deepseek_v3", "glm45", "kimi_k2", "minimax_m2", "openai")
+_PROBE_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "probe_tool",
+        "description": "Probe.",
+        "parameters": {
+            "type": "object",
+            "properties": {"command": {"type": "string"}, "count": {"type": "integer"}},
+            "required": ["command", "count"],
+        },
+    },
+}
+_PROBE_ARGUMENTS = {"command": 'ls -l "a b"\necho <x>', "count": 7}
+
+
+class AnswerReader(Protocol):
+    """Turns sampled tokens into an answer."""
+
+    async def answer(self, sampled: Sampled, request: ChatRequest) -> Answer: ...
+
+
+class VllmParsers:
+    def __init__(self, model_path: Path, template: ChatTemplate, tool_parser: str, reasoning_parser: str | None, executor: Executor):
+        self._model_path, self._template, self._executor = model_path, template, executor
+        self._tool_parser_name, self._reasoning_parser_name = tool_parser, reasoning_parser
+        self._loading: asyncio.Future[None] | None = None
+        self._tool_class: Any = None
+        self._reasoning_class: Any = None
+        self._tokenizer: Any = None
+        self._protocol: Any = None
+        self._requests: dict[bytes, Any] = {}
+        self.loaded = False
+
+    def load(self) -> asyncio.Future[None]:
+        """Start loading, once. The future raises SwerlError for a parser that does not exist or cannot read the model's calls."""
+        if self._loading is None:
+            self._loading = asyncio.get_running_loop().run_in_executor(self._executor, self.load_now)
+        return self._loading
+
+    @property
+    def tool_parser(self) -> str | None:
+        """Name of the parser in use, once loaded."""
+        return None if self._tool_class is None else self._tool_parser_name
+
+    async def answer(self, sampled: Sampled, request: ChatRequest) -> Answer:
+        if not self.loaded:
+            await asyncio.shield(self.load())
+        return self.read(sampled, request)
+
+    def read(self, sampled: Sampled, request: ChatRequest) -> Answer:
+        ids = sampled.token_ids[:-1] if sampled.token_ids[-1] in self._template.stop_ids else sampled.token_ids
+        wants_calls = bool(request.tools) and request.tool_choice != "none" and self._tool_class is not None
+        vllm_request = self._vllm_request(request.tools if wants_calls else ())
+        text = self._template.tokenizer.decode(ids, skip_special=vllm_request.skip_special_tokens)
+        text = cut_at_stop(text, request.stop)
+        reasoning: str | None = None
+        content: str | None = text
+        if self._reasoning_class is not None:
+            reasoning, content = self._reasoning_class(self._tokenizer).extract_reasoning(text, vllm_request)
+        calls: tuple[ToolCall, ...] = ()
+        if wants_calls and content:
+            found = self._tool_class(self._tokenizer, vllm_request.tools).extract_tool_calls(content, vllm_request)
+            if found.tools_called:
+                calls = tuple(ToolCall(c.id, c.function.name, c.function.arguments) for c in found.tool_calls)
+                content = found.content
+        return Answer(content or "", reasoning, calls, "tool_calls" if calls and sampled.finish == "stop" else sampled.finish)
+
+    def load_now(self) -> None:
+        """Load and check, blocking. Raises SwerlError; see `load`."""
+        logging.getLogger("vllm").setLevel(logging.ERROR)
+        self._protocol = importlib.import_module("vllm.entrypoints.openai.chat_completion.protocol")
+        tools = importlib.import_module("vllm.tool_parsers").ToolParserManager
+        reasoning = importlib.import_module("vllm.reasoning").ReasoningParserManager
+        hf = importlib.import_module("vllm.tokenizers.hf")
+        auto = importlib.import_module("transformers").AutoTokenizer
+        self._tokenizer = hf.get_cached_tokenizer(auto.from_pretrained(str(self._model_path)))
+        if self._reasoning_parser_name is not None:
+            self._reasoning_class = _named(reasoning.get_reasoning_parser, self._reasoning_parser_name, reasoning, "model.reasoning_parser")
+        if self._tool_parser_name == "auto":
+            self._choose(tools)
+        else:
+            self._tool_class = _named(tools.get_tool_parser, self._tool_parser_name, tools, "model.tool_parser")
+            if not self._reads_back(self._tool_class):
+                raise fail(
+                    "SWERL-G006",
+                    f"the tool parser {self._tool_parser_name!r} cannot read the calls that the model's chat template writes",
+                    "set model.tool_parser to auto, or to the parser the model was trained for",
+                    "model.tool_parser",
+                )
+        self.loaded = True
+
+    def _choose(self, manager: Any) -> None:
+        if self._rendered_call() is None:
+            self._tool_parser_name = ""
+            return  # a template without tool calls: agents that use tools are refused, text agents are served
+        for name in (*_PREFERRED, *(n for n in sorted(manager.list_registered()) if n not in _PREFERRED)):
+            try:
+                candidate = manager.get_tool_parser(name)
+            except (KeyError, ImportError):
+                continue  # this release does not have it, or not its dependency
+            if self._reads_back(candidate):
+                self._tool_parser_name, self._tool_class = name, candidate
+                return
+        raise fail(
+            "SWERL-G007",
+            "no tool parser reads the calls that the model's chat template writes",
+            "name one in model.tool_parser, or mend the template",
+            str(self._model_path),
+        )
+
+    def _rendered_call(self) -> str | None:
+        """What the model would have to sample to make the probe call; None when its template has no tool calls."""
+        call = ToolCall("probe00id", "probe_tool", json.dumps(_PROBE_ARGUMENTS))
+        start = [Message("user", "u")]
+        try:
+            prompt = self._template.prompt_text(start, [_PROBE_TOOL])
+            whole = self._template.render_closed([*start, Message("assistant", "", tool_calls=(call,))], [_PROBE_TOOL])
+        except (jinja2.TemplateError, TypeError, ValueError):
+            return None
+        common = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), min(len(prompt), len(whole)))
+        text = whole[common:] if common < len(prompt) else whole[len(prompt) :]
+        stops = [text.index(stop) for stop in self._template.stop_texts.values() if stop and stop in text]
+        text = text[: min(stops, default=len(text))]
+        return text if "probe_tool" in text else None
+
+    def _reads_back(self, parser: Any) -> bool:
+        text = self._rendered_call()
+        if text is None:
+            return False
+        request = self._vllm_request((_PROBE_TOOL,))
+        try:
+            found = parser(self._tokenizer, request.tools).extract_tool_calls(text, request)
+            calls = [(c.function.name, json.loads(c.function.arguments)) for c in found.tool_calls]
+        except Exception:  # a parser for another model may fail in any way; that is the answer to the question
+            return False
+        return found.tools_called and calls == [("probe_tool", _PROBE_ARGUMENTS)] and not (found.content or "").strip()
+
+    def _vllm_request(self, tools: Sequence[Mapping[str, Any]]) -> Any:
+        """vLLM's request object, as its parsers want it; made once for a set of tools."""
+        key = blake2b(orjson.dumps(tools), digest_size=16).digest()
+        if (known := self._requests.get(key)) is None:
+            known = self._protocol.ChatCompletionRequest(
+                messages=[{"role": "user", "content": ""}], model="policy", tools=list(tools) or None, tool_choice="auto" if tools else None
+            )
+            if self._tool_class is not None:
+                known = self._tool_class(self._tokenizer, known.tools).adjust_request(known)
+            if len(self._requests) > 256:
+                self._requests.clear()
+            self._requests[key] = known
+        return known
+
+
+def _named(get: Any, name: str, manager: Any, key: str) -> Any:
+    try:
+        return get(name)
+    except KeyError as error:
+        known = ", ".join(sorted(manager.list_registered()))
+        raise fail("SWERL-G005", f"vLLM has no parser {name!r}", f"choose one of: {known}", key) from error
+
+
+def cut_at_stop(text: str, stops: Sequence[str]) -> str:
+    """The text before the first stop sequence in it. The sampled tokens keep it; only the answer does not."""
+    at = min((i for i in (text.find(stop) for stop in stops) if i >= 0), default=len(text))
+    return text[:at]

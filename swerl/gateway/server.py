@@ -1,0 +1,163 @@
+"""The public surface: agents' requests in, sampled turns out.
+
+Keys come in the path (``/t/<key>/v1/...``), as a bearer token or as ``x-api-key``. A request is read, placed and refused before any answer
+begins; then a stream starts at once and carries keep-alives, and a plain answer that takes long starts with blanks (JSON allows them), so
+that no client's read timeout ends a long wait. A turn counts as delivered when its last byte has been handed to the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import orjson
+from aiohttp import web
+
+from swerl.gateway.dialects.base import Dialect, Reply
+from swerl.gateway.dialects.openai_chat import OpenAIChat
+from swerl.gateway.errors import ApiError
+from swerl.gateway.metrics import Metrics
+from swerl.gateway.session import Session, Ticket
+from swerl.gateway.settings import GatewaySettings
+from swerl.gateway.store import SessionStore
+from swerl.gateway.tokenizer import Tokenizer
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class PublicSurface:
+    def __init__(self, settings: GatewaySettings, store: SessionStore, tokenizer: Tokenizer, metrics: Metrics):
+        self.settings, self.store, self.tokenizer, self.metrics = settings, store, tokenizer, metrics
+
+    def app(self) -> web.Application:
+        app = web.Application(client_max_size=self.settings.max_body_mb << 20, middlewares=[refuse_upgrades])
+        chat = self._endpoint(OpenAIChat())
+        for prefix in ("", "/t/{key}"):
+            app.router.add_post(f"{prefix}/v1/chat/completions", chat)
+            app.router.add_post(f"{prefix}/chat/completions", chat)
+            app.router.add_get(f"{prefix}/v1/models", self._models, allow_head=True)
+            app.router.add_get(f"{prefix}/models", self._models, allow_head=True)
+        app.router.add_get("/health/liveliness", self._alive, allow_head=True)
+        app.router.add_get("/health/liveness", self._alive, allow_head=True)
+        app.router.add_route("HEAD", "/", self._alive)
+        app.router.add_route("HEAD", "/t/{key}", self._alive)
+        app.router.add_route("HEAD", "/t/{key}/", self._alive)
+        return app
+
+    def _endpoint(self, dialect: Dialect) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            began = time.monotonic()
+            try:
+                session = await self.store.by_key(key_of(request))
+                chat = dialect.parse(*await read_json(request))
+                ticket = await session.ticket(chat)
+            except ApiError as error:
+                self.metrics.refused(error)
+                return refusal(dialect, error)
+            return await self._deliver(request, dialect, session, ticket, began)
+
+        return handle
+
+    async def _deliver(self, request: web.Request, dialect: Dialect, session: Session, ticket: Ticket, began: float) -> web.StreamResponse:
+        chat, delivered = ticket.request, False
+        response: web.StreamResponse | None = None
+        try:
+            if chat.stream:
+                response = await _started(request, "text/event-stream")
+            while True:
+                try:
+                    turn = await session.result(ticket, self.settings.keepalive_s)
+                    break
+                except TimeoutError:
+                    if response is None:
+                        response = await _started(request, "application/json")
+                    await response.write(dialect.keepalive if chat.stream else b" ")
+            reply = Reply(f"{session.id[:12]}-{turn.id}", int(time.time()), chat, ticket.context, turn, self.tokenizer)
+            if response is None:
+                response = web.Response(body=orjson.dumps(dialect.answer(reply)), content_type="application/json")
+                await response.prepare(request)
+            elif chat.stream:
+                await response.write(b"".join(dialect.stream(reply)))
+            else:
+                await response.write(orjson.dumps(dialect.answer(reply)))
+            await response.write_eof()
+            delivered = True
+            self.metrics.answered(turn, time.monotonic() - began)
+            return response
+        except ApiError as error:
+            self.metrics.refused(error)
+            if response is None:
+                return refusal(dialect, error)
+            if chat.stream:
+                await response.write(dialect.stream_error(error))
+                await response.write_eof()
+                return response
+            return _broken_off(request, response)
+        except ConnectionError:
+            assert response is not None
+            return response  # the client went away while it was written to
+        finally:
+            (session.delivered if delivered else session.lost)(ticket)
+
+    async def _models(self, request: web.Request) -> web.Response:
+        card = {
+            "id": self.settings.served_model,
+            "object": "model",
+            "created": 0,
+            "owned_by": "swerl",
+            "max_model_len": self.settings.window_tokens,
+        }
+        return web.json_response({"object": "list", "data": [card]})
+
+    async def _alive(self, request: web.Request) -> web.Response:
+        return web.json_response("I'm alive!")
+
+
+def key_of(request: web.Request) -> str:
+    if (key := request.match_info.get("key")) is not None:
+        return key
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+
+
+async def read_json(request: web.Request) -> tuple[dict, dict[str, str], int]:
+    """Body, headers (lower case) and size. Raises ApiError 400 and 413."""
+    try:
+        data = await request.read()
+    except web.HTTPRequestEntityTooLarge as error:
+        raise ApiError(413, "request_too_large", f"The body is larger than {error.text or 'allowed'}.") from error
+    try:
+        body = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise ApiError(400, "invalid_json", f"The body is no JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise ApiError(400, "invalid_json", "The body must be a JSON object.")
+    return body, {name.lower(): value for name, value in request.headers.items()}, len(data)
+
+
+def refusal(dialect: Dialect, error: ApiError) -> web.Response:
+    headers = {"x-should-retry": "true" if error.retry else "false"}
+    return web.Response(status=error.status, body=orjson.dumps(dialect.error(error)), content_type="application/json", headers=headers)
+
+
+@web.middleware
+async def refuse_upgrades(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Codex asks for a WebSocket first and falls back to plain requests when it is told that there is none."""
+    if request.headers.get("Upgrade", "").lower() == "websocket":
+        return web.json_response({"error": {"message": "WebSocket is not served here; use POST."}}, status=426)
+    return await handler(request)
+
+
+async def _started(request: web.Request, content_type: str) -> web.StreamResponse:
+    headers = {"Content-Type": content_type, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    response = web.StreamResponse(headers=headers)
+    await response.prepare(request)
+    return response
+
+
+def _broken_off(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    """A plain answer whose status is already sent cannot become an error: break the connection, and the client tries again."""
+    if request.transport is not None:
+        request.transport.abort()
+    return response

@@ -1,0 +1,143 @@
+"""The gateway as one object: builds the parts, listens, announces itself, ends. `Gateway` is what ``__main__`` and the tests start."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+
+from aiohttp import web
+
+from swerl.errors import fail
+from swerl.gateway.admin import AdminSurface
+from swerl.gateway.chat import ChatRequest, Message
+from swerl.gateway.engines.base import Engine, EngineSpec
+from swerl.gateway.engines.bridge import BridgeEngine
+from swerl.gateway.gate import EngineGate
+from swerl.gateway.metrics import Metrics
+from swerl.gateway.parsers import AnswerReader, VllmParsers
+from swerl.gateway.placement import Placer
+from swerl.gateway.server import PublicSurface
+from swerl.gateway.session import Parts
+from swerl.gateway.settings import GatewaySettings
+from swerl.gateway.store import SessionStore
+from swerl.gateway.template import ChatTemplate
+from swerl.gateway.tree import Tokens
+from swerl.runs.events import EventLog
+from swerl.runs.services import announce
+
+_ADMIN_HOST = "127.0.0.1"
+_START_CACHE_TOKENS = 4_000_000
+
+
+class Gateway:
+    def __init__(self, settings: GatewaySettings, reader: AnswerReader | None = None):
+        self.settings = settings
+        settings.journal_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.executor = ThreadPoolExecutor(8, thread_name_prefix="gateway")
+        self.template = ChatTemplate(settings.model_path, settings.chat_template)
+        self.reader = reader or VllmParsers(
+            settings.model_path, self.template, settings.tool_parser, settings.reasoning_parser, self.executor
+        )
+        self.events = EventLog(settings.events_path, "gateway")
+        self.metrics = Metrics()
+        self.ended = asyncio.Event()
+        self.public_url = self.admin_url = ""
+        self.admin_token = secrets.token_hex(32)
+        self._runners: list[web.AppRunner] = []
+
+    async def start(self) -> None:
+        """Listening and announced when it returns."""
+        settings = self.settings
+        self.gate = EngineGate(connect, settings.journal_dir / "engine.json", settings.max_hold_s)
+        placer = Placer(self.template, StartCache(self.template).tokens, settings.on_rewrite)
+        self.store = SessionStore(Parts(settings, placer, self.gate, self.reader, self.executor, self.events))
+        public = PublicSurface(settings, self.store, self.template.tokenizer, self.metrics)
+        admin = AdminSurface(self.admin_token, self.store, self.gate, self.metrics, self.ended.set)
+        self.admin_url = await self._listen(admin.app(), _ADMIN_HOST, 0)
+        self.public_url = await self._listen(public.app(), settings.host, settings.port)
+        if settings.engine_url is not None:
+            await self.gate.register(EngineSpec("vllm", settings.engine_url.rstrip("/"), "", 0), 0)
+        if isinstance(self.reader, VllmParsers):
+            self.reader.load().add_done_callback(self._parsers_loaded)
+        if settings.services_path is not None:
+            entry = {"public_url": self.public_url, "admin_url": self.admin_url, "admin_token": self.admin_token}
+            announce(settings.services_path, "gateway", entry)
+        self.events.emit("gateway.started", url=self.public_url)
+
+    async def stop(self) -> None:
+        """Sessions stay open on disk; clients lose their connections and find the next process."""
+        for runner in self._runners:
+            await runner.shutdown()
+        await self.store.suspend()
+        for runner in self._runners:
+            await runner.cleanup()
+        if self.gate.engine is not None:
+            await self.gate.engine.close()
+        self.executor.shutdown(cancel_futures=True)
+        self.events.emit("gateway.stopped")
+        self.events.close()
+
+    async def _listen(self, app: web.Application, host: str, port: int) -> str:
+        # handler_cancellation: a client that goes away ends its handler, which tells the session
+        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0, keepalive_timeout=75)
+        await runner.setup()
+        self._runners.append(runner)
+        site = web.TCPSite(runner, host, port, backlog=4096)
+        try:
+            await site.start()
+        except OSError as error:
+            raise fail(
+                "SWERL-G008",
+                f"cannot listen on {host}:{port}: {error.strerror or error}",
+                "end the process that holds the port, or choose another in infrastructure.litellm_port",
+                f"{host}:{port}",
+            ) from error
+        bound = site._server.sockets[0].getsockname()  # type: ignore[union-attr]  # aiohttp has no public way to ask for a free port's number
+        return f"http://{host}:{bound[1]}"
+
+    def _parsers_loaded(self, loading: asyncio.Future[None]) -> None:
+        if loading.cancelled():
+            return
+        if (error := loading.exception()) is not None:
+            self.events.emit("gateway.parsers_failed", error=str(error))
+            self.failure: BaseException = error
+            self.ended.set()
+        else:
+            self.events.emit("gateway.parsers_ready", tool_parser=self.reader.tool_parser)  # type: ignore[attr-defined]
+
+    failure: BaseException | None = None
+
+
+class StartCache:
+    """Tokens of the runs that start conversations. The samples of one task begin alike, so the cache is shared by all sessions."""
+
+    def __init__(self, template: ChatTemplate, capacity_tokens: int = _START_CACHE_TOKENS):
+        self._template, self._capacity = template, capacity_tokens
+        self._cache: OrderedDict[bytes, Tokens] = OrderedDict()
+        self._held = 0
+        self._lock = Lock()  # placing may run in several threads
+
+    def tokens(self, key: bytes, run: Sequence[Message], request: ChatRequest) -> Tokens:
+        with self._lock:
+            if (known := self._cache.get(key)) is not None:
+                self._cache.move_to_end(key)
+                return known
+        made = Tokens.of(self._template.prompt(run, request.tools, **request.template_kwargs))
+        with self._lock:
+            if key not in self._cache:
+                self._cache[key] = made
+                self._held += made.count
+                while self._held > self._capacity and len(self._cache) > 1:
+                    self._held -= self._cache.popitem(last=False)[1].count
+        return made
+
+
+ENGINES: dict[str, Callable[[EngineSpec], Engine]] = {"bridge": BridgeEngine}
+
+
+def connect(spec: EngineSpec) -> Engine:
+    return ENGINES[spec.kind](spec)

@@ -1,0 +1,359 @@
+"""A session: one attempt's tree, its journal, and the turns being sampled for it.
+
+Work is owned by the session, not by the HTTP request that asked for it: a client that loses its connection and tries again is given the
+turn it asked for, sampled or about to be. A repeated request gets a stored answer only while no client has read that answer, or when the
+client says that it retries; otherwise it is a genuine second sample and becomes a sibling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any
+
+from swerl.gateway.chat import Answer, ChatRequest
+from swerl.gateway.errors import ApiError, context_overflow
+from swerl.gateway.gate import EngineGate, Hold
+from swerl.gateway.journal import Journal
+from swerl.gateway.parsers import AnswerReader
+from swerl.gateway.placement import Placement, Placer
+from swerl.gateway.sampling import Sampled, limit_tokens, request_seed, room_tokens, sample, sampling_for
+from swerl.gateway.settings import GatewaySettings
+from swerl.gateway.tree import Context, SessionTree, Tokens, Turn, lineage, paths, side_starts, start_of
+from swerl.runs.events import EventLog
+
+_IN_THREAD_BYTES = 32_768  # placing a larger request (hashing, rendering, tokenising) leaves the event loop free
+_PROBE_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What all sessions share."""
+
+    settings: GatewaySettings
+    placer: Placer
+    gate: EngineGate
+    reader: AnswerReader
+    executor: Executor
+    events: EventLog
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """A turn being sampled. ``clients`` are connections waiting for it; without one it is aborted after a grace period."""
+
+    context: Context
+    id: str
+    task: asyncio.Task[Turn] | None = None
+    clients: int = 0
+    orphaned: asyncio.TimerHandle | None = None
+
+
+@dataclass(slots=True)
+class Ticket:
+    """A client's claim on a turn. Use `Session.result` to wait and exactly one of `Session.delivered` and `Session.lost` at the end."""
+
+    request: ChatRequest
+    context: Context
+    turn: Turn | None = None
+    work: Work | None = None
+
+
+@dataclass(slots=True)
+class Session:
+    id: str
+    trial: Mapping[str, Any]
+    sampling: Mapping[str, Any]
+    seed: int
+    max_turns: int | None
+    journal: Journal
+    parts: Parts
+    tree: SessionTree = field(default_factory=SessionTree)
+    hold: Hold = field(default_factory=Hold)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    works: list[Work] = field(default_factory=list)
+    delivering: set[int] = field(default_factory=set)
+    marks: set[str] = field(default_factory=set)
+    closed: str | None = None
+    aborted: int = 0
+
+    async def ticket(self, request: ChatRequest) -> Ticket:
+        """Place the request and either find its answer or start sampling it. Raises ApiError."""
+        async with self.lock:
+            self._refuse_if_closed()
+            placement = await self._place(request)
+            self._note(placement)
+            context = placement.context
+            if (turn := self._stored_answer(context, request)) is not None:
+                self.delivering.add(turn.id)
+                return Ticket(request, context, turn=turn)
+            if (work := self._running(context, request)) is None:
+                work = self._start(context, request)
+            work.clients += 1
+            if work.orphaned is not None:
+                work.orphaned.cancel()
+                work.orphaned = None
+            return Ticket(request, context, work=work)
+
+    async def result(self, ticket: Ticket, timeout_s: float | None = None) -> Turn:
+        """The sampled turn; it is on disk. Raises TimeoutError after ``timeout_s`` (the work goes on) and ApiError."""
+        if ticket.turn is None:
+            assert ticket.work is not None and ticket.work.task is not None
+            try:
+                ticket.turn = await asyncio.wait_for(asyncio.shield(ticket.work.task), timeout_s)
+            except asyncio.CancelledError:
+                if ticket.work.task.cancelled():
+                    raise ApiError(401, "session_closed", "The session was closed.") from None
+                raise
+            self.delivering.add(ticket.turn.id)
+        return ticket.turn
+
+    def delivered(self, ticket: Ticket) -> None:
+        assert ticket.turn is not None
+        self._leave(ticket)
+        self._seen(ticket.turn)
+
+    def lost(self, ticket: Ticket) -> None:
+        """The client went away before it had read the whole answer."""
+        self._leave(ticket)
+        work = ticket.work
+        if work is not None and work.clients == 0 and work.task is not None and not work.task.done():
+            work.orphaned = asyncio.get_running_loop().call_later(self.parts.settings.disconnect_grace_s, self._abandon, work)
+
+    async def close(self, reason: str) -> dict[str, Any]:
+        """Abort what is being sampled and refuse the key from now on. Closing again reports the same."""
+        if self.closed is None:
+            self.closed = reason
+            self.aborted += await self._abort_all()
+            async with self.lock:  # a turn that was being recorded is whole by now
+                self.journal.write({"k": "close", "reason": reason, "hold_s": self.hold.total_s, "aborted": self.aborted})
+        return {"turns": len(self.tree.turns), "hold_s": round(self.hold.total_s, 3), "aborted": self.aborted}
+
+    async def suspend(self) -> None:
+        """Stop sampling without closing: for the end of the process."""
+        await self._abort_all()
+
+    def recording(self, which: str = "all") -> dict[str, Any]:
+        """The session as training rows; see `tree.paths`."""
+        sides = side_starts(self.tree)
+        limit = self.parts.settings.response_tokens
+        rows = [
+            {**p.as_dict(), "overlong": (limit is not None and len(p.response_ids) >= limit) or (p.main and "overflow" in self.marks)}
+            for p in paths(self.tree, which=which)
+        ]
+        return {
+            "session": self.id,
+            "trial": self.trial,
+            "status": "open" if self.closed is None else f"closed: {self.closed}",
+            "turns": sum(start_of(t) not in sides for t in self.tree.turns),
+            "prompt_tokens": sum(t.parent.end for t in self.tree.turns),
+            "sampled_tokens": sum(t.tokens.count for t in self.tree.turns),
+            "hold_s": round(self.hold.total_s, 3),
+            "overflow": "overflow" in self.marks,
+            "max_turns": "max_turns" in self.marks,
+            "rerendered": "rerendered" in self.marks,
+            "side_calls": sum(start_of(t) in sides for t in self.tree.turns),
+            "aborted": self.aborted,
+            "paths": rows,
+        }
+
+    async def _place(self, request: ChatRequest) -> Placement:
+        place = self.parts.placer.place
+        if request.size_bytes < _IN_THREAD_BYTES:
+            return place(self.tree, request)
+        return await asyncio.get_running_loop().run_in_executor(self.parts.executor, place, self.tree, request)
+
+    def _note(self, placement: Placement) -> None:
+        for turn in placement.known:
+            self._seen(turn)
+        for rewrite in placement.rewrites:
+            self.parts.events.emit(
+                "gateway.rewrite", session=self.id, turn=rewrite.turn.id, kinds=sorted(rewrite.kinds), kept=rewrite.kept, trial=self.trial
+            )
+        if placement.rerendered:
+            self._mark("rerendered")
+
+    def _stored_answer(self, context: Context, request: ChatRequest) -> Turn | None:
+        for turn in context.turns:
+            if not turn.delivered and turn.id not in self.delivering:
+                return turn
+        return context.turns[-1] if context.turns and request.retry else None
+
+    def _running(self, context: Context, request: ChatRequest) -> Work | None:
+        for work in self.works:
+            assert work.task is not None
+            if work.context is context and (work.clients == 0 or request.retry) and not work.task.cancelling():
+                return work
+        return None
+
+    def _start(self, context: Context, request: ChatRequest) -> Work:
+        parts = self.parts
+        if (room := room_tokens(parts.settings, context)) <= 0:
+            self._mark("overflow")
+            raise context_overflow(context.end, limit_tokens(parts.settings, context))
+        if self.max_turns is not None and self._turns_so_far() >= self.max_turns:
+            self._mark("max_turns")
+            raise ApiError(400, "max_turns_exceeded", f"This session is limited to {self.max_turns} turns.")
+        sibling = len(context.turns) + sum(w.context is context for w in self.works)
+        seed = request_seed(self.seed, context, sibling)
+        sampling = sampling_for(parts.settings, self.sampling, request, room, seed, parts.placer.template.stop_ids)
+        work = Work(context, f"{self.id[:16]}-{context.id}-{sibling}-{time.time_ns():x}")
+
+        async def run() -> Turn:
+            try:
+                sampled = await sample(parts.gate, self.id, work.id, context, sampling, self.hold)
+                answer = await parts.reader.answer(sampled, request)
+                # shielded: once the journal has the turn, the tree has it too, whatever ends this task
+                return await asyncio.shield(self._record(context, sampled, answer, probe=_is_probe(request)))
+            finally:
+                self.works.remove(work)
+
+        self.works.append(work)
+        work.task = asyncio.get_running_loop().create_task(run())
+        work.task.add_done_callback(_look_at_error)
+        return work
+
+    async def _record(self, context: Context, sampled: Sampled, answer: Answer, *, probe: bool) -> Turn:
+        async with self.lock:
+            self._refuse_if_closed()
+            turn_id = self.tree.next_id()
+            unsaved = [n for n in lineage(context) if isinstance(n, Context) and not n.saved]
+            await self.journal.commit(
+                *(context_record(n) for n in unsaved),
+                {
+                    "k": "turn",
+                    "id": turn_id,
+                    "parent": context.id,
+                    "tokens": sampled.token_ids,
+                    "logprobs": sampled.logprobs,
+                    "versions": sampled.versions,
+                    "answer": answer.as_record(),
+                    "probe": probe,
+                    "cached": sampled.cached_tokens,
+                    "hold_s": round(self.hold.total_s, 3),
+                    "time": time.time(),
+                },
+            )
+            for node in unsaved:
+                node.saved = True
+            return self.tree.add_turn(
+                context,
+                sampled.token_ids,
+                sampled.logprobs,
+                sampled.versions,
+                answer,
+                probe=probe,
+                cached_tokens=sampled.cached_tokens,
+                id=turn_id,
+            )
+
+    async def _abort_all(self) -> int:
+        works = list(self.works)
+        await asyncio.gather(*(self._abort(work) for work in works))
+        return len(works)
+
+    async def _abort(self, work: Work) -> None:
+        assert work.task is not None
+        work.task.cancel()  # the connection to the engine ends with it, and with that the request
+        await asyncio.wait([work.task])
+
+    def _abandon(self, work: Work) -> None:
+        if work.clients == 0 and work.task is not None and not work.task.done():
+            self.aborted += 1
+            work.task.cancel()
+
+    def _leave(self, ticket: Ticket) -> None:
+        if ticket.turn is not None:
+            self.delivering.discard(ticket.turn.id)
+        if ticket.work is not None:
+            ticket.work.clients -= 1
+
+    def _seen(self, turn: Turn) -> None:
+        if not turn.delivered:
+            turn.delivered = True
+            if self.closed is None:
+                self.journal.write({"k": "seen", "turn": turn.id})
+
+    def _mark(self, what: str) -> None:
+        if what not in self.marks:
+            self.marks.add(what)
+            self.journal.write({"k": "mark", "what": what})
+            self.parts.events.emit(f"gateway.{what}", session=self.id, trial=self.trial)
+
+    def _turns_so_far(self) -> int:
+        sides = side_starts(self.tree)
+        return sum(start_of(t) not in sides for t in self.tree.turns) + len(self.works)
+
+    def _refuse_if_closed(self) -> None:
+        if self.closed is not None:
+            raise ApiError(401, "session_closed", "The session is closed.")
+
+
+def restore(session: Session, records: list[dict[str, Any]]) -> Session:
+    """Put the nodes of a journal (without its ``open`` line) back into ``session``."""
+    contexts: dict[int, Context] = {}
+    turns: dict[int, Turn] = {}
+    for r in records:
+        match r["k"]:
+            case "ctx":
+                parent = None if r["parent"] is None else contexts.get(r["parent"]) or turns[r["parent"]]
+                node = session.tree.add_context(
+                    parent,
+                    bytes.fromhex(r["key"]),
+                    Tokens.of(r["tokens"]),
+                    copy_of=None if r["copy_of"] is None else turns[r["copy_of"]],
+                    signature=bytes.fromhex(r["signature"]),
+                    tool_count=r["tools"],
+                    id=r["id"],
+                )
+                node.saved = True
+                contexts[node.id] = node
+            case "turn":
+                turn = session.tree.add_turn(
+                    contexts[r["parent"]],
+                    r["tokens"],
+                    r["logprobs"],
+                    r["versions"],
+                    Answer.from_record(r["answer"]),
+                    probe=r["probe"],
+                    cached_tokens=r["cached"],
+                    id=r["id"],
+                )
+                turns[turn.id] = turn
+                session.hold = Hold(r["hold_s"])
+            case "seen":
+                turns[r["turn"]].delivered = True
+            case "mark":
+                session.marks.add(r["what"])
+            case "close":
+                session.closed, session.aborted, session.hold = r["reason"], r["aborted"], Hold(r["hold_s"])
+            case other:
+                raise ValueError(f"unknown kind of journal line: {other!r}")
+    return session
+
+
+def context_record(node: Context) -> dict[str, Any]:
+    return {
+        "k": "ctx",
+        "id": node.id,
+        "parent": None if node.parent is None else node.parent.id,
+        "key": node.key.hex(),
+        "tokens": node.tokens.fragment(),
+        "copy_of": None if node.copy_of is None else node.copy_of.id,
+        "signature": node.signature.hex(),
+        "tools": node.tool_count,
+    }
+
+
+def _is_probe(request: ChatRequest) -> bool:
+    """A request for a handful of tokens checks that the API answers; it is no turn of an agent."""
+    return request.max_tokens is not None and request.max_tokens < _PROBE_TOKENS and not request.tools
+
+
+def _look_at_error(task: asyncio.Task[Turn]) -> None:
+    """A turn that fails with no client left would be reported by asyncio as never looked at; the client's retry starts it again."""
+    if not task.cancelled():
+        task.exception()
