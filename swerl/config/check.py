@@ -34,12 +34,11 @@ def check(composed: Composed) -> list[Problem]:
     ):
         return [_nested(composed)]
     problems = [p for error in _validator().iter_errors(dict(composed.values)) for p in _problems(error, composed)]
-    broken = {p.where for p in problems}
     for key in keys().values():
         path = tuple(key.name.split("."))
         value = _get(composed.values, path, key.default)
         where = composed.where(path) or "(default)"
-        if is_placeholder(value) and where not in broken and not key.read_only:
+        if is_placeholder(value) and not key.read_only:
             problems.append(
                 Problem("SWERL-C007", f"`{key.name}` is still the placeholder {value!r}", f"fill it in: {key.description}", where)
             )
@@ -68,6 +67,8 @@ def _problems(error: Any, composed: Composed) -> list[Problem]:
     name = ".".join(map(str, path))
     where = composed.where(path) or "(file)"
     kind = error.kind.name
+    if name in keys() and is_placeholder(_get(composed.values, path, None)):
+        return []  # "fill it in" says more than "wrong type"
     if kind == "additionalProperties":
         return [_unknown((*path, extra), composed) for extra in error.kind.unexpected]
     if kind == "propertyNames":

@@ -16,6 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import orjson
 
+from swerl.config.check import is_placeholder
 from swerl.config.compose import Composed
 from swerl.config.schema import PROJECT_ROOT, defaults, keys, sections
 from swerl.config.sections import SECTIONS, RunConfig, Secrets, _plain
@@ -28,6 +29,9 @@ def resolve(composed: Composed, file: Path, profile: str | None) -> RunConfig:
     base_dir = file.resolve().parent
     values = defaults()
     _overlay(values, composed.values)
+    for key in keys().values():  # a word where a number belongs: it has been reported, and the rest is still worth a look
+        if "string" not in key.types and is_placeholder(_get(values, key.name)):
+            _set(values, key.name, key.default)
     source = {key.name: composed.where_exact(key.name) or "default" for key in keys().values() if not key.read_only}
     source |= {f"verl_overrides.{name}": composed.where(("verl_overrides", name)) for name in values["verl_overrides"]}
     for key in keys().values():
@@ -61,7 +65,7 @@ def _construct(hint: Any, value: Any) -> Any:
     """``value`` as the type ``hint``: a dataclass from a mapping, a tuple from a list, a Path from text, a float from a whole number."""
     if is_dataclass(hint):
         inner = get_type_hints(hint)
-        return hint(**{f.name: _construct(inner[f.name], value[f.name]) for f in fields(hint)})
+        return hint(**{f.name: _construct(inner[f.name], value[f.name]) for f in fields(hint) if f.name in value})
     origin = get_origin(hint)
     if origin in (Union, UnionType):
         members = [m for m in get_args(hint) if m is not NoneType]

@@ -76,6 +76,11 @@ def defaults() -> dict[str, Any]:
     return _defaults(schema())
 
 
+def outputs() -> dict[str, dict[str, Any]]:
+    """``runtime_info.output`` as declared: name to description, path, pattern and value (null). A run fills a copy in its directory."""
+    return _defaults(schema()["properties"]["runtime_info"])["output"]
+
+
 def is_section(spec: Mapping[str, Any]) -> bool:
     return "properties" in spec
 

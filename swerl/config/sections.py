@@ -19,7 +19,7 @@ class Mount:
 
     host_path: str
     mount_path: str
-    read_only: bool
+    read_only: bool = True
 
 
 @dataclass(frozen=True, slots=True)

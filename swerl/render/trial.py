@@ -7,6 +7,7 @@ given what it understands; what a user asks for and a class cannot do is refused
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from swerl.config.sections import HarborAgent, RunConfig
@@ -113,11 +114,18 @@ def _cluster(config: RunConfig) -> dict[str, Any]:
         volumes.append({"name": _RUNTIME_VOLUME, "image": {"reference": a.runtime_image, "pullPolicy": "IfNotPresent"}})
         subpath = {"subPath": a.runtime_image_subpath} if a.runtime_image_subpath else {}
         mounts.append({"name": _RUNTIME_VOLUME, "mountPath": a.runtime_mount_path, "readOnly": True, **subpath})
+    spec: dict[str, Any] = {"activeDeadlineSeconds": k.pod_active_deadline_seconds}
+    if volumes:
+        spec |= {"volumes": volumes, "containers": [{"volumeMounts": mounts}]}
     arguments = {
         "namespace": k.namespace,
         "kubeconfig": None if k.kubeconfig is None else str(k.kubeconfig),
-        "pod_labels": {RUN_LABEL: a.pod_name_prefix},
-        "pod_overrides": {"spec": {"activeDeadlineSeconds": k.pod_active_deadline_seconds}},
-        **({"extra_volumes": volumes, "extra_volume_mounts": mounts} if volumes else {}),
+        "pod_overrides": {"metadata": {"labels": {RUN_LABEL: a.pod_name_prefix}}, "spec": spec},
     }
-    return {"kwargs": {**arguments, **a.environment_kwargs}}
+    return {"kwargs": _merged(arguments, a.environment_kwargs)}
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` laid over ``base``, mappings merged, everything else replaced."""
+    both = {name: _merged(base[name], over[name]) for name in base.keys() & over.keys() if isinstance(base[name], Mapping)}
+    return {**base, **over, **both}
