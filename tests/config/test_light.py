@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
-import time
 
 HEAVY = ("torch", "vllm", "ray", "verl", "wandb", "transformers", "harbor", "hydra", "omegaconf", "pyarrow", "aiohttp")
 
@@ -14,19 +14,18 @@ def run(code: str, root) -> str:
 
 
 def test_importing_config_and_render_loads_nothing_heavy(root):
-    loaded = run(
-        f"import sys, swerl.config, swerl.config.docs, swerl.render, swerl.render.verl_keys; print([m for m in {HEAVY!r} if m in sys.modules])",
-        root,
-    )
-    assert loaded.strip() == "[]"
+    code = f"import sys, swerl.config, swerl.config.docs, swerl.render, swerl.render.verl_keys; print([m for m in {HEAVY!r} if m in sys.modules])"
+    assert run(code, root).strip() == "[]"
 
 
-def test_validation_takes_less_than_half_a_second(root):
+def test_validation_takes_less_than_half_a_second_of_cpu(root):
+    """Processor time, so that a busy machine does not fail it; `make bench` measures the clock."""
     code = "from pathlib import Path; from swerl.config import load; load(Path('config.yaml'), 'demo-cpu')"
-    run(code, root)  # once for the file cache and the bytecode
-    times = []
+    run(code, root)  # once for the bytecode
+    used = []
     for _ in range(3):
-        began = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         run(code, root)
-        times.append(time.perf_counter() - began)
-    assert min(times) < 0.5, times
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(used) < 0.5, used

@@ -60,7 +60,7 @@ def test_every_section_is_closed_and_described():
 @pytest.mark.parametrize("key", [k for k in keys().values() if not k.secret and not k.read_only], ids=lambda k: k.name)
 def test_field_type_equals_schema_type(key: Key):
     hint = typed_leaves()[key.name]
-    members = [m for m in (get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,))]
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     assert (NoneType in members) == may_be_none(key), hint
     kinds = {json_kind(m) for m in members if m is not NoneType}
     assert kinds == {t for t in key.types if t != "null"}, hint
