@@ -1,13 +1,8 @@
 """``metrics.jsonl``: one row a step, ours, without holes or doubles whatever was killed when.
 
 A row is ``{"step": int, "lineage": str, "data": {name: number}}``. The trainer is the only writer. The order that keeps the file whole:
-
-1. ``stage(step, lineage, data)`` before the checkpoint of that step becomes the one to resume from,
-2. the checkpoint's marker moves,
-3. ``append(step, lineage, data)``.
-
-A process killed between 2 and 3 leaves the row in ``metrics.pending.json``, and ``resume(step)`` puts it in its place. Rows of steps after
-the restored checkpoint describe weights that no longer exist: ``resume`` moves them to ``metrics.superseded.jsonl``.
+the row of a step is on disk before the checkpoint of that step counts as one to resume from. Rows of steps after the restored checkpoint
+describe weights that no longer exist: ``resume`` moves them to ``metrics.superseded.jsonl``.
 """
 
 from __future__ import annotations
@@ -20,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from swerl.runs.rundir import read_json, write_atomic
+from swerl.runs.rundir import write_atomic
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +32,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """What ``resume`` did: ``superseded`` rows moved away, ``recovered`` rows put back from the staged one, ``missing`` steps that the
-    file ought to have and has not (a trainer that did not stage its rows)."""
+    """What ``resume`` did: how many rows it moved away, and which steps the file ought to have and has not (none if the order was kept)."""
 
     superseded: int
-    recovered: int
     missing: tuple[int, ...]
 
 
@@ -51,14 +44,9 @@ class MetricsLog:
     def __init__(self, path: Path):
         self.path = path
         self.superseded_path = path.with_name("metrics.superseded.jsonl")
-        self.pending_path = path.with_name("metrics.pending.json")
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.read_bytes().endswith(b"\n"):
             _rewrite(path, _rows(path))
-
-    def stage(self, step: int, lineage: str, data: Mapping[str, Any]) -> None:
-        """Make the row of ``step`` safe before its checkpoint counts. The last staged row is the one that is kept."""
-        write_atomic(self.pending_path, Row(step, lineage, data).line())
 
     def append(self, step: int, lineage: str, data: Mapping[str, Any]) -> None:
         """Add a row, or more names to a row of the same step and lineage. On disk when this returns."""
@@ -70,24 +58,18 @@ class MetricsLog:
             os.close(handle)
 
     def resume(self, step: int) -> Resumed:
-        """Make the file fit weights of ``step``: later rows leave, the staged row of a step up to ``step`` comes in if it is missing.
-        Repeatable; a kill inside leaves rows in both files at worst, and readers of superseded rows know a row by step and lineage."""
+        """Make the file fit weights of ``step`` (-1: none at all): later rows leave. Repeatable; a kill inside leaves rows in both files at
+        worst, and the next call knows them by step and lineage."""
         rows = list(_rows(self.path))
         late = [row for row in rows if row.step > step]
         kept = [row for row in rows if row.step <= step]
-        recovered = 0
-        staged = read_json(self.pending_path)
-        if staged is not None and staged["step"] <= step and staged["step"] not in {row.step for row in kept}:
-            kept.append(Row(staged["step"], staged["lineage"], staged["data"]))
-            recovered = 1
         if late:
             already = {(row.step, row.lineage) for row in _rows(self.superseded_path)}
             fresh = [row for row in merged(late) if (row.step, row.lineage) not in already]
             _rewrite(self.superseded_path, [*_rows(self.superseded_path), *fresh])
-        if late or recovered:
             _rewrite(self.path, merged(kept))
         have = {row.step for row in kept}
-        return Resumed(len({(row.step, row.lineage) for row in late}), recovered, tuple(n for n in range(1, step + 1) if n not in have))
+        return Resumed(len({(row.step, row.lineage) for row in late}), tuple(n for n in range(1, step + 1) if n not in have))
 
 
 def read_metrics(path: Path) -> list[Row]:

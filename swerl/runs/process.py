@@ -2,7 +2,7 @@
 
 A process is named by (boot, pid, start time): a pid alone is reused. A run's processes are found by three signs:
 
-* the token: ``SWERL_RUN_ID=<token>`` in ``/proc/<pid>/environ`` (``SPT_NOENV`` keeps Ray and vLLM from overwriting it with a title);
+* the marks: ``SWERL_RUN_ID=<token>`` in ``/proc/<pid>/environ`` (``SPT_NOENV`` keeps Ray and vLLM from overwriting it with a title);
 * the session: a member of a session that a supervisor of this run opened and recorded, unless its own environment says otherwise;
 * descent: a child of such a process.
 
@@ -14,12 +14,13 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 TOKEN_VARIABLE = "SWERL_RUN_ID"
+PROCESS_VARIABLE = "SWERL_PROCESS"
 PROC = Path("/proc")
 
 
@@ -96,13 +97,13 @@ def environment_of(pid: int) -> dict[str, str] | None:
     return pairs or None
 
 
-def owned_processes(token: str, sessions: Collection[ProcessRef], keep: Collection[int] = ()) -> list[Seen]:
-    """The living processes of the run with ``token``, parents before children. ``sessions`` are session leaders it recorded; pids in
-    ``keep`` (the asking process) are never among them, though their children may be."""
+def owned_processes(marks: Mapping[str, str], sessions: Collection[ProcessRef], keep: Collection[int] = ()) -> list[Seen]:
+    """The living processes that carry all ``marks`` in their environment, or belong by session or descent; oldest first. ``sessions``
+    are recorded session leaders; pids in ``keep`` (the asking process) are never among them, though their children may be."""
     everyone = {seen.pid: seen for seen in every_process()}
     mine: dict[int, Seen] = {}
     for seen in everyone.values():
-        if seen.pid not in keep and seen.state not in "ZX" and _belongs(seen, token, sessions, everyone):
+        if seen.pid not in keep and seen.state not in "ZX" and _belongs(seen, marks, sessions, everyone):
             mine[seen.pid] = seen
     grew = True
     while grew:
@@ -114,10 +115,10 @@ def owned_processes(token: str, sessions: Collection[ProcessRef], keep: Collecti
     return sorted(mine.values(), key=lambda seen: seen.ref.start_ticks)
 
 
-def _belongs(seen: Seen, token: str, sessions: Collection[ProcessRef], everyone: dict[int, Seen]) -> bool:
+def _belongs(seen: Seen, marks: Mapping[str, str], sessions: Collection[ProcessRef], everyone: dict[int, Seen]) -> bool:
     environment = environment_of(seen.pid)
     if environment is not None:
-        return environment.get(TOKEN_VARIABLE) == token
+        return marks.items() <= environment.items()
     for leader in sessions:
         if seen.session == leader.pid and leader.boot == boot_id() and seen.ref.start_ticks >= leader.start_ticks:
             found = everyone.get(leader.pid)

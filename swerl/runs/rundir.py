@@ -104,10 +104,6 @@ class RunDir:
         return self.root / "metrics.superseded.jsonl"
 
     @property
-    def metrics_pending(self) -> Path:
-        return self.root / "metrics.pending.json"
-
-    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

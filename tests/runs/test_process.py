@@ -90,7 +90,7 @@ def test_the_token_finds_a_process_and_only_with_the_whole_token(spawned):
     mine = spawned(SLEEP, env={**os.environ, TOKEN_VARIABLE: token})
     spawned(SLEEP, env={**os.environ, TOKEN_VARIABLE: token + "0"})
     spawned(SLEEP)
-    assert [seen.pid for seen in owned_processes(token, [])] == [mine.pid]
+    assert [seen.pid for seen in owned_processes({TOKEN_VARIABLE: token}, [])] == [mine.pid]
 
 
 def test_children_belong_whatever_their_session_and_environment(spawned):
@@ -98,7 +98,7 @@ def test_children_belong_whatever_their_session_and_environment(spawned):
     parent = spawned(FAMILY, env={**os.environ, TOKEN_VARIABLE: token})
     child = int(parent.stdout.readline())
     assert environment_of(child) == {"A": "b"}
-    assert {seen.pid for seen in owned_processes(token, [])} == {parent.pid, child}
+    assert {seen.pid for seen in owned_processes({TOKEN_VARIABLE: token}, [])} == {parent.pid, child}
 
 
 def test_a_recorded_session_finds_orphans_whose_environment_is_gone(spawned):
@@ -111,11 +111,11 @@ def test_a_recorded_session_finds_orphans_whose_environment_is_gone(spawned):
     session = ref_of(leader)
     leader.communicate("\n", timeout=10)
     try:
-        found = owned_processes("no such token", [session])
+        found = owned_processes({TOKEN_VARIABLE: "no such token"}, [session])
         assert [seen.pid for seen in found] == [child]
         # A leader that started later than the child cannot have opened its session: the number was used before.
         late = ProcessRef(session.pid, session.start_ticks + 10_000_000, session.boot)
-        assert owned_processes("no such token", [late]) == []
+        assert owned_processes({TOKEN_VARIABLE: "no such token"}, [late]) == []
     finally:
         os.kill(child, signal.SIGKILL)
 
@@ -124,6 +124,6 @@ def test_ending_kills_what_ignores_termination(spawned):
     token = secrets.token_hex(8)
     process = spawned(STUBBORN, env={**os.environ, TOKEN_VARIABLE: token})
     assert process.stdout.readline() == "up\n"
-    ended, left = end_processes(lambda: owned_processes(token, []), grace_s=0.3)
+    ended, left = end_processes(lambda: owned_processes({TOKEN_VARIABLE: token}, []), grace_s=0.3)
     assert [seen.pid for seen in ended] == [process.pid] and left == []
     assert process.wait(timeout=10) == -signal.SIGKILL

@@ -1,0 +1,87 @@
+"""Ending what a run left: processes, shared memory, Ray's directory. Nothing of another run, and nothing of anybody else."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from swerl.errors import fail
+from swerl.runs import sharedmemory
+from swerl.runs.process import PROCESS_VARIABLE, TOKEN_VARIABLE, Seen, end_processes, owned_processes
+from swerl.runs.registry import Registry
+from swerl.runs.rundir import RunDir, write_atomic
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What ``sweep`` ended and removed."""
+
+    processes: tuple[Seen, ...]
+    segments: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.processes or self.segments)
+
+    def __str__(self) -> str:
+        parts = []
+        if self.processes:
+            parts.append("ended " + ", ".join(f"{seen.command} (pid {seen.pid})" for seen in self.processes))
+        if self.segments:
+            parts.append(f"removed {len(self.segments)} shared-memory segments")
+        return "; ".join(parts) or "nothing was left"
+
+
+def token_of(run: RunDir) -> str:
+    """The run's token, made on first use. It stays the same for the life of the directory, so that every leftover is recognised."""
+    try:
+        return run.token.read_text().strip()
+    except FileNotFoundError:
+        write_atomic(run.token, f"{run.id}-{secrets.token_hex(16)}\n".encode(), mode=0o600)
+        return run.token.read_text().strip()
+
+
+def owned(run: RunDir, registry: Registry, name: str | None = None) -> list[Seen]:
+    """Living processes of the run, of this supervisor or an earlier one; with ``name``, those that came from that process of the plan."""
+    marks = {TOKEN_VARIABLE: token_of(run)} | ({} if name is None else {PROCESS_VARIABLE: name})
+    sessions = [process.ref for process in registry.processes(run.id) if name in (None, process.name)]
+    return owned_processes(marks, sessions, keep={os.getpid()})
+
+
+def note_shared_memory(run: RunDir, registry: Registry) -> None:
+    """Write down which segments the run's living processes use, for a later ``sweep``. On a full disk this is left undone: the segments of
+    the last note are removed, and ending the processes matters more."""
+    try:
+        sharedmemory.remember(run.leftovers, sharedmemory.in_use(seen.pid for seen in owned(run, registry)))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+
+
+def sweep(run: RunDir, registry: Registry, *, grace_s: float) -> Swept:
+    """End every process of the run and remove its shared memory and scratch directory. Needs the run's lock. Repeatable.
+
+    A process that survives SIGKILL (stuck in the kernel) is an error: starting over it would share its GPU and ports."""
+    note_shared_memory(run, registry)
+    ended, left = end_processes(lambda: owned(run, registry), grace_s=grace_s)
+    if left:
+        names = ", ".join(f"{seen.command} (pid {seen.pid}, state {seen.state})" for seen in left)
+        raise fail("SWERL-R007", f"processes of run {run.id} cannot be ended: {names}", "end them by hand, or restart the machine")
+    segments = sharedmemory.remove(run.leftovers)
+    remove_scratch(run.scratch)
+    run.services.unlink(missing_ok=True)
+    registry.ended(run.id)
+    return Swept(tuple(ended), tuple(segments))
+
+
+def remove_scratch(scratch: Path) -> None:
+    """Remove the run's private directory under /tmp, if it is ours."""
+    try:
+        found = scratch.lstat()
+    except FileNotFoundError:
+        return
+    if found.st_uid == os.geteuid() and scratch.is_dir() and not scratch.is_symlink():
+        shutil.rmtree(scratch)

@@ -1,0 +1,91 @@
+"""What a person sees while a run runs: lines that stay, and on a terminal one line that moves. Without a terminal, lines only."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Protocol, TextIO
+
+from swerl.runs.feed import Progress
+
+
+class Display(Protocol):
+    """Where a supervisor speaks. ``line`` is said once; ``show`` is called several times a second with the present picture."""
+
+    def line(self, text: str) -> None: ...
+
+    def show(self, progress: Progress) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def open_display(stream: TextIO = sys.stdout) -> Display:
+    return TerminalDisplay() if stream.isatty() else PlainDisplay(stream)
+
+
+class PlainDisplay:
+    """Lines with the time since the start; every ``quiet_s`` without one, where the run stands."""
+
+    def __init__(self, stream: TextIO = sys.stdout, quiet_s: float = 30.0):
+        self._stream, self._quiet_s = stream, quiet_s
+        self._began = self._spoke = time.monotonic()
+
+    def line(self, text: str) -> None:
+        self._spoke = time.monotonic()
+        self._stream.write(f"[{duration(self._spoke - self._began):>7}] {text}\n")
+        self._stream.flush()
+
+    def show(self, progress: Progress) -> None:
+        if time.monotonic() - self._spoke >= self._quiet_s:
+            self.line(summary(progress))
+
+    def close(self) -> None:
+        self._stream.flush()
+
+
+class TerminalDisplay:
+    """The same lines, above one that says what happens now."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(highlight=False)
+        self._began = time.monotonic()
+        self._status = self._console.status("starting")
+        self._status.start()
+
+    def line(self, text: str) -> None:
+        self._console.print(f"[{duration(time.monotonic() - self._began):>7}] {text}", markup=False)
+
+    def show(self, progress: Progress) -> None:
+        from rich.text import Text
+
+        self._status.update(Text(summary(progress)))
+
+    def close(self) -> None:
+        self._status.stop()
+
+
+def summary(progress: Progress) -> str:
+    """Where the run stands, on one line."""
+    parts = [progress.phase]
+    if progress.trials:
+        parts.append(f"{progress.trials} trials")
+    parts.append(f"for {duration(time.monotonic() - progress.phase_since)}")
+    if progress.step is not None:
+        parts.append(f"| step {progress.step}" + (f" of {progress.total_steps} done" if progress.total_steps else " done"))
+    if progress.resolve_rate is not None:
+        parts.append(f"| resolve rate {progress.resolve_rate:.3f}")
+    if progress.step_s and progress.total_steps and progress.step is not None and progress.step < progress.total_steps:
+        parts.append(f"| about {duration((progress.total_steps - progress.step) * progress.step_s)} of steps left")
+    return " ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """``42s``, ``3m05s``, ``2h07m``."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"

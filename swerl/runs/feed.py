@@ -1,0 +1,147 @@
+"""What a running run has to say: new events and metrics turned into lines for a person, and a picture of where it stands.
+
+Reads only what processes wrote for readers (``events/*.jsonl``, ``metrics.jsonl``); no log is scraped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from swerl.runs.logs import read_new_lines
+from swerl.runs.rundir import RunDir
+
+RESOLVE_RATE = "swerl/val/resolve_rate"
+_REWARDS = ("critic/score/mean", "critic/rewards/mean")
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where the run stands. ``phase`` is words for a person; ``phase_since`` is monotonic."""
+
+    phase: str = "starting"
+    phase_since: float = field(default_factory=time.monotonic)
+    step: int | None = None
+    total_steps: int | None = None
+    resolve_rate: float | None = None
+    reward: float | None = None
+    step_s: float | None = None
+    trials: int = 0
+
+    def enter(self, phase: str) -> None:
+        if phase != self.phase:
+            self.phase, self.phase_since, self.trials = phase, time.monotonic(), 0
+
+
+class Feed:
+    """Follows one run from now on; ``poll`` returns the lines that came since the last call."""
+
+    def __init__(self, run: RunDir, total_steps: int | None = None):
+        self.run = run
+        self.progress = Progress(total_steps=total_steps)
+        self._offsets = {path: path.stat().st_size for path in run.events.glob("*.jsonl")}
+        self._metrics_offset, self._metrics_inode = 0, self._inode()
+        self._shown: set[tuple[int, str]] = set()
+        self._new_rows()
+
+    def poll(self) -> list[str]:
+        lines = []
+        for event in self._new_events():
+            told = _EVENTS.get(event["kind"])
+            line = told(self.progress, event) if told else None
+            if line:
+                lines.append(line)
+        return lines + [step_line(self.progress, row) for row in self._new_rows()]
+
+    def _new_events(self) -> list[dict[str, Any]]:
+        found = []
+        for path in sorted(self.run.events.glob("*.jsonl")):
+            lines, self._offsets[path] = read_new_lines(path, self._offsets.get(path, 0))
+            found += [event for line in lines if (event := _event(line)) is not None]
+        return sorted(found, key=lambda event: event["time"])
+
+    def _new_rows(self) -> list[dict[str, Any]]:
+        if self._inode() != self._metrics_inode:  # a resume rewrote it; most of its rows were shown before
+            self._metrics_offset, self._metrics_inode = 0, self._inode()
+        lines, self._metrics_offset = read_new_lines(self.run.metrics, self._metrics_offset)
+        rows = {(row["step"], row["lineage"]): row for row in map(orjson.loads, lines)}
+        fresh = [row for key, row in rows.items() if key not in self._shown]
+        self._shown |= rows.keys()
+        return fresh
+
+    def _inode(self) -> int | None:
+        return self.run.metrics.stat().st_ino if self.run.metrics.exists() else None
+
+
+def step_line(progress: Progress, row: Mapping[str, Any]) -> str:
+    """One line about one row of the metrics, which ``progress`` takes in."""
+    step, data = row["step"], row["data"]
+    progress.step = max(step, progress.step or 0)
+    parts = [f"step {step}" + (f"/{progress.total_steps}" if progress.total_steps else "")]
+    reward = next((data[name] for name in _REWARDS if data.get(name) is not None), None)
+    if reward is not None:
+        progress.reward = float(reward)
+        parts.append(f"reward {progress.reward:.3f}")
+    if data.get(RESOLVE_RATE) is not None:
+        progress.resolve_rate = float(data[RESOLVE_RATE])
+        parts.append(f"resolve rate {progress.resolve_rate:.3f}")
+    if data.get("timing_s/step") is not None:
+        progress.step_s = float(data["timing_s/step"])
+        parts.append(f"{progress.step_s:.1f} s")
+    return "  ".join(parts)
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None  # the end of a line that a killed writer left and its successor closed
+
+
+_Teller = Callable[[Progress, Mapping[str, Any]], str | None]
+
+
+def _phase(phase: str, line: str | None = None) -> _Teller:
+    def tell(progress: Progress, event: Mapping[str, Any]) -> str | None:
+        progress.enter(phase)
+        return None if line is None else line.format_map(event)
+
+    return tell
+
+
+def _trainer_start(progress: Progress, event: Mapping[str, Any]) -> str:
+    step = event.get("restored_step") or 0
+    progress.step = step or None
+    progress.enter("loading the trainer: Ray, engine, weights")
+    return f"continues from the checkpoint of step {step}" if step else "begins with the policy as it is"
+
+
+def _checkpoint(progress: Progress, event: Mapping[str, Any]) -> str:
+    return f"checkpoint of step {event['step']} is safe"
+
+
+def _trial(progress: Progress, event: Mapping[str, Any]) -> None:
+    progress.trials += 1
+
+
+def _step_begin(progress: Progress, event: Mapping[str, Any]) -> None:
+    progress.enter(f"step {event['step']}: trials")
+
+
+_EVENTS: dict[str, _Teller] = {
+    "process.started": lambda progress, event: f"{event['process']} started (pid {event['pid']})",
+    "process.ready": lambda progress, event: f"{event['process']} is up after {event['seconds']:.1f} s",
+    "process.died": lambda progress, event: f"{event['process']} died ({event['how']}); {event['next']}",
+    "trainer.start": _trainer_start,
+    "engine.ready": _phase("first trials", "engine is up"),
+    "engine.paused": _phase("updating the policy"),
+    "validation.begin": _phase("validating"),
+    "step.begin": _step_begin,
+    "checkpoint.committed": _checkpoint,
+    "trial.settled": _trial,
+    "run.stopped": _phase("stopping", "stopped after step {step}"),
+}

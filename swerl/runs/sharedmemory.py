@@ -1,0 +1,90 @@
+"""Segments in /dev/shm: which ones the processes of a run use, and removing them when the run is gone.
+
+Names such as ``psm_1a2b3c4d`` say nothing about their owner, so owners are asked while they live: a segment is a run's when a process of
+the run has it mapped or open. What is seen is written to the run directory (name and inode), so that it can be removed after a
+``kill -9`` of everything. A segment that any living process still uses is never removed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from swerl.runs.process import PROC, every_process
+from swerl.runs.rundir import read_json, write_json
+
+SHM = Path("/dev/shm")
+_MAPPED = re.compile(rb"^\S+ \S+ \S+ \S+ (\d+) +/dev/shm/([^\n]+?)$", re.MULTILINE)
+_DELETED = " (deleted)"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A file in /dev/shm. The inode tells it from a later file of the same name."""
+
+    name: str
+    inode: int
+
+
+class NewSegments:
+    """Tells when a name has appeared in /dev/shm, which is the moment to ask who uses it."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+
+    def appeared(self) -> bool:
+        names = {path.name for path in SHM.iterdir()}
+        new = not names <= self._names
+        self._names = names
+        return new
+
+
+def in_use(pids: Iterable[int]) -> set[Segment]:
+    """Segments that the processes have mapped or open, and that still have a name."""
+    found: set[Segment] = set()
+    for pid in pids:
+        try:
+            for inode, name in _MAPPED.findall((PROC / str(pid) / "maps").read_bytes()):
+                text = name.decode("utf-8", "surrogateescape")
+                if not text.endswith(_DELETED):
+                    found.add(Segment(text, int(inode)))
+            for entry in (PROC / str(pid) / "fd").iterdir():
+                target = str(entry.readlink())
+                if target.startswith(f"{SHM}/") and not target.endswith(_DELETED):
+                    found.add(Segment(target.removeprefix(f"{SHM}/"), entry.stat().st_ino))
+        except OSError:
+            continue  # it ended while being looked at, or is another user's: then its segments are not the run's
+    return found
+
+
+def remember(record: Path, segments: set[Segment]) -> None:
+    """Add to the record, if there is anything new."""
+    known = recall(record)
+    if not segments <= known:
+        write_json(record, sorted([segment.name, segment.inode] for segment in segments | known))
+
+
+def recall(record: Path) -> set[Segment]:
+    return {Segment(name, inode) for name, inode in read_json(record) or []}
+
+
+def remove(record: Path) -> list[str]:
+    """Remove the recorded segments that exist and that nobody uses; the record goes last. Returns the names removed."""
+    recorded = {segment for segment in recall(record) if _exists(segment)}
+    removed = []
+    if recorded:
+        still_used = in_use(seen.pid for seen in every_process())
+        for segment in sorted(recorded - still_used, key=lambda segment: segment.name):
+            (SHM / segment.name).unlink(missing_ok=True)
+            removed.append(segment.name)
+    record.unlink(missing_ok=True)
+    return removed
+
+
+def _exists(segment: Segment) -> bool:
+    try:
+        return (SHM / segment.name).stat().st_ino == segment.inode
+    except FileNotFoundError:
+        return False

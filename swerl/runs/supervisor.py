@@ -1,0 +1,269 @@
+"""The supervisor: starts a run's processes, watches them, starts services that died again, and ends everything it started.
+
+Order: services in the order of the plan, each when the one before is up, then the trainer. The run lasts as long as the trainer. Whatever
+happens, exceptions included, all processes of the run are ended before ``run`` returns, and the registry says how the run ended.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from swerl.errors import Problem, SwerlError, fail
+from swerl.runs import cleanup
+from swerl.runs.children import Child, Children, adopt_orphans, describe_status
+from swerl.runs.display import Display
+from swerl.runs.events import EventLog
+from swerl.runs.feed import Feed
+from swerl.runs.logs import RateLines, first_error
+from swerl.runs.metrics import read_metrics
+from swerl.runs.plan import Plan, ProcessSpec
+from swerl.runs.process import TOKEN_VARIABLE, end_processes, send, this_process
+from swerl.runs.registry import Registry
+from swerl.runs.rundir import RunDir
+from swerl.runs.services import answers, entry_of
+from swerl.runs.sharedmemory import NewSegments
+from swerl.runs.states import State
+from swerl.runs.stop import StopRequest, read_request
+
+TRAINER_STOPPED = 3  # the trainer's exit code for "asked to stop, and saved"
+HOUSEKEEPING_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended. ``by_signal``: somebody pressed Ctrl-C or sent SIGTERM."""
+
+    state: State
+    problem: Problem | None = None
+    exit_code: int | None = None
+    by_signal: bool = False
+
+
+@dataclass(slots=True)
+class _Service:
+    """A service's fortunes: its process now, when it has to be up, when it is to be started again, and when it died before."""
+
+    spec: ProcessSpec
+    child: Child | None = None
+    up: bool = False
+    was_up: bool = False
+    started_at: float = 0.0
+    start_at: float | None = None
+    deaths: list[float] = field(default_factory=list)
+
+
+class Supervisor:
+    """One life of one run. Needs the run's lock, a prepared directory, and the main thread (signals)."""
+
+    def __init__(self, run: RunDir, registry: Registry, plan: Plan, display: Display):
+        self._run, self._registry, self._plan, self._display = run, registry, plan, display
+        self._events = EventLog(run.events_of("supervisor"), "supervisor")
+        self._children = Children({TOKEN_VARIABLE: cleanup.token_of(run), "SPT_NOENV": "1", "TMPDIR": str(run.tmp)})
+        self._services = [_Service(spec) for spec in plan.services]
+        self._trainer: Child | None = None
+        self._feed = Feed(run, plan.total_steps)
+        self._rates = RateLines(run.trainer_log, run.vllm_log)
+        self._segments = NewSegments()
+        self._signals = 0
+        self._stop: StopRequest | None = None
+        self._stopping_since = 0.0
+        self._kept_house = 0.0
+
+    def run(self) -> Outcome:
+        adopt_orphans()
+        self._run.stop_request.unlink(missing_ok=True)
+        self._registry.begin(self._run.id, this_process(), self._plan.total_steps)
+        self._events.emit("run.running", durable=True)
+        outcome = Outcome(State.FAILED, Problem("SWERL-R013", "the supervisor itself failed", "report this, with the traceback"), 1)
+        with self._listening():
+            try:
+                outcome = self._watch()
+            except SwerlError as error:
+                outcome = Outcome(State.FAILED, error.problems[0], 1)
+            finally:
+                self._end_all()  # before anything is written: a full disk must not keep a process alive
+                self._write_down(outcome)
+        return outcome
+
+    # One tick after the other until there is a verdict
+
+    def _watch(self) -> Outcome:
+        while True:
+            for child in self._children.reap():
+                outcome = self._ended(child)
+                if outcome is not None:
+                    return outcome
+            outcome = self._attend_stop()
+            if outcome is not None:
+                return outcome
+            self._attend_services()
+            self._keep_house()
+            time.sleep(self._plan.tick_s)
+
+    def _attend_services(self) -> None:
+        for service in self._services:
+            now = time.monotonic()
+            if service.child is None:
+                if self._stop is None and (service.start_at is None or now >= service.start_at):
+                    service.child = self._start(service.spec)
+                    service.started_at = now
+            elif not service.up:
+                if self._is_up(service):
+                    service.up = service.was_up = True
+                    self._say("process.ready", process=service.spec.name, seconds=time.monotonic() - service.started_at)
+                elif now - service.started_at > service.spec.ready_timeout_s:
+                    raise self._failure("SWERL-R010", service.child, f"was not up within {service.spec.ready_timeout_s:.0f} s")
+            if not service.was_up:
+                return  # the next one waits for it
+        if self._trainer is None and self._stop is None:
+            self._trainer = self._start(self._plan.trainer)
+
+    def _is_up(self, service: _Service) -> bool:
+        assert service.child is not None
+        if not service.spec.url_key:
+            return True
+        entry = entry_of(self._run.services, service.spec.name, service.child.ref.pid)
+        return entry is not None and answers(entry[service.spec.url_key], service.spec.health_path)
+
+    def _start(self, spec: ProcessSpec) -> Child:
+        try:
+            child = self._children.start(spec)
+        except OSError as error:
+            raise fail("SWERL-R011", f"{spec.name} cannot be started: {error}", "make setup", where=spec.argv[0]) from error
+        self._registry.started(self._run.id, spec.name, child.ref)
+        self._say("process.started", process=spec.name, pid=child.ref.pid)
+        return child
+
+    # Deaths
+
+    def _ended(self, child: Child) -> Outcome | None:
+        assert child.status is not None
+        self._events.emit("process.ended", durable=True, process=child.name, pid=child.ref.pid, how=describe_status(child.status))
+        if child is self._trainer:
+            return self._verdict(child)
+        service = next(service for service in self._services if service.child is child)
+        end_processes(lambda: cleanup.owned(self._run, self._registry, child.name), grace_s=self._plan.sweep_grace_s)
+        self._registry.ended(self._run.id, child.ref)
+        service.child, service.up = None, False
+        if self._stop is not None:
+            return None
+        if not service.was_up:
+            raise self._failure("SWERL-R012", child, f"ended at its start ({describe_status(child.status)})")
+        now = time.monotonic()
+        service.deaths = [at for at in service.deaths if now - at < self._plan.restart_window_s] + [now]
+        if len(service.deaths) > self._plan.max_restarts:
+            raise self._failure("SWERL-R014", child, f"died {len(service.deaths)} times in {self._plan.restart_window_s:.0f} s")
+        service.start_at = now + self._plan.restart_delay_s * len(service.deaths)
+        self._say("process.died", process=child.name, how=describe_status(child.status), next="starting it again")
+        return None
+
+    def _verdict(self, trainer: Child) -> Outcome:
+        status = trainer.status
+        assert status is not None
+        if status == TRAINER_STOPPED or (status != 0 and self._stop is not None):
+            return Outcome(State.INTERRUPTED, exit_code=status, by_signal=self._signals > 0)
+        if status != 0:
+            return Outcome(State.FAILED, self._failure("SWERL-R008", trainer, describe_status(status)).problems[0], status)
+        if not any(row.step >= 1 for row in read_metrics(self._run.metrics)):
+            problem = self._failure("SWERL-R009", trainer, "ended without an error, but trained no step").problems[0]
+            return Outcome(State.FAILED, problem, status)
+        return Outcome(State.COMPLETED, exit_code=status)
+
+    def _failure(self, id: str, child: Child, what: str) -> SwerlError:
+        """A process's end as a problem, with the first error its log shows since it was started."""
+        line = first_error(child.spec.log, child.log_offset)
+        said = f'; its log says first: "{line.text[:300]}"' if line else "; its log is empty"
+        remedy = "mend that and give the same command again: it resumes"
+        return fail(id, f"{child.name} {what}{said}", remedy, where=line.where if line else str(child.spec.log))
+
+    # Stopping
+
+    def _attend_stop(self) -> Outcome | None:
+        """Ctrl-C and SIGTERM end the trainer now; a stop request waits until it has saved, up to its deadline."""
+        request = self._stop or read_request(self._run.stop_request)
+        if self._signals:
+            request = StopRequest("now")
+        if request is None:
+            return None
+        if self._stop is None or self._stop.mode != request.mode:
+            self._begin_stop(request)
+        deadline_s = self._plan.stop_deadline_s if request.deadline_s is None else request.deadline_s
+        if request.mode == "now" or self._trainer is None or time.monotonic() - self._stopping_since > deadline_s:
+            return Outcome(State.INTERRUPTED, by_signal=self._signals > 0)
+        return None
+
+    def _begin_stop(self, request: StopRequest) -> None:
+        if self._stop is None:
+            self._registry.move(self._run.id, State.STOPPING)
+        self._stop, self._stopping_since = request, time.monotonic()
+        self._events.emit("run.stopping", durable=True, mode=request.mode)
+        if request.mode == "now":
+            self._display.line("stopping now; steps after the last checkpoint will be done again. Once more to end it at once")
+        else:
+            self._display.line("stopping after this step, when it is saved")
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Count signals instead of dying of them. A closed terminal (SIGHUP) is a request to stop."""
+
+        def count(signum: int, frame: object) -> None:
+            self._signals += 1
+
+        before = {signum: signal.signal(signum, count) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    # The end
+
+    def _end_all(self) -> None:
+        """End every process of the run, trainer first, and remove what they leave outside the run directory."""
+        for child in reversed(self._children.living()):
+            self._end(child)
+        cleanup.sweep(self._run, self._registry, grace_s=self._grace_s())
+
+    def _write_down(self, outcome: Outcome) -> None:
+        """How it ended. The state is written last: until then the run is alive."""
+        self._keep_house(now=True)
+        problem = str(outcome.problem) if outcome.problem else None
+        self._events.emit(f"run.{outcome.state}", durable=True, problem=problem)
+        self._events.close()
+        self._run.stop_request.unlink(missing_ok=True)
+        self._registry.move(self._run.id, outcome.state, exit_code=outcome.exit_code, problem=problem)
+
+    def _end(self, child: Child) -> None:
+        """Ask the process, give it its time, then end it with all it started."""
+        send(child.ref, signal.SIGTERM)
+        deadline = time.monotonic() + child.spec.stop_grace_s
+        while child.status is None and time.monotonic() < deadline and self._signals < 2:
+            time.sleep(self._plan.tick_s / 2)
+            self._children.reap()
+        cleanup.note_shared_memory(self._run, self._registry)
+        send(child.ref, signal.SIGKILL)
+        end_processes(lambda: cleanup.owned(self._run, self._registry, child.name), grace_s=self._grace_s())
+        self._children.reap()
+
+    # Small things
+
+    def _grace_s(self) -> float:
+        return 0.0 if self._signals > 1 else self._plan.sweep_grace_s
+
+    def _say(self, kind: str, **fields: object) -> None:
+        self._events.emit(kind, durable=True, **fields)
+
+    def _keep_house(self, now: bool = False) -> None:
+        for line in self._feed.poll():
+            self._display.line(line)
+        self._display.show(self._feed.progress)
+        if self._segments.appeared():
+            cleanup.note_shared_memory(self._run, self._registry)
+        if now or time.monotonic() - self._kept_house >= HOUSEKEEPING_S:
+            self._kept_house = time.monotonic()
+            self._rates.copy()
+            self._registry.beat(self._run.id, self._feed.progress.step, self._feed.progress.total_steps)

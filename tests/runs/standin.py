@@ -1,0 +1,124 @@
+"""Stand-in programs for supervisor tests: real processes with the manners of a gateway, a runner and a trainer, in a second.
+
+``drive RUN_DIR STEPS`` is ``swerl train`` without a configuration: it takes the run over and supervises the stand-ins below. What they do
+differently is said in environment variables named ``STANDIN_*``.
+"""
+
+import http.server
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from multiprocessing import resource_tracker, shared_memory
+from pathlib import Path
+
+from swerl.errors import SwerlError
+from swerl.runs.display import PlainDisplay
+from swerl.runs.events import EventLog
+from swerl.runs.metrics import MetricsLog
+from swerl.runs.plan import Plan, ProcessSpec
+from swerl.runs.rundir import RunDir, write_atomic, write_json
+from swerl.runs.services import announce
+from swerl.runs.supervisor import Supervisor
+from swerl.runs.takeover import taken
+
+STEP_S = 0.05
+
+
+def drive(run_dir, steps):
+    run = RunDir.at(run_dir)
+    me = [sys.executable, __file__]
+    service = {"url_key": "url", "health_path": "/", "ready_timeout_s": 10.0, "stop_grace_s": 3.0}
+    plan = Plan(
+        services=tuple(
+            ProcessSpec(name, (*me, "service", str(run.root), name), run.log_of(name), **service) for name in ("gateway", "runner")
+        ),
+        trainer=ProcessSpec("trainer", (*me, "trainer", str(run.root), steps), run.trainer_log, stop_grace_s=3.0),
+        total_steps=int(steps),
+        max_restarts=2,
+        restart_delay_s=0.05,
+        sweep_grace_s=0.3,
+        tick_s=0.02,
+    )
+    with taken(run, sweep_grace_s=0.3) as hold:
+        hold.registry.prepare(run.id, "digest")
+        write_json(run.manifest, {"run": run.id})
+        outcome = Supervisor(run, hold.registry, plan, PlainDisplay()).run()
+    print(outcome.state, outcome.problem or "", flush=True)
+    return 130 if outcome.by_signal else 1 if outcome.problem else 0
+
+
+def service(run_dir, name):
+    run = RunDir.at(run_dir)
+    if os.environ.get("STANDIN_BROKEN") == name:
+        raise RuntimeError(f"{name} has no such port")
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(401)
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+    announce(run.services, name, {"url": f"http://127.0.0.1:{server.server_port}", "token": "t"})
+    if name == "runner":  # something with a session of its own and no environment, as a sandbox
+        subprocess.Popen(["/bin/sleep", "300"], start_new_session=True, env={})
+    server.serve_forever()
+
+
+def trainer(run_dir, steps):
+    run = RunDir.at(run_dir)
+    checkpoint = run.checkpoints / "newest"
+    restored = int(checkpoint.read_text()) if checkpoint.exists() else 0
+    events, metrics = EventLog(run.events_of("trainer"), "trainer"), MetricsLog(run.metrics)
+    metrics.resume(restored)
+    events.emit("trainer.start", restored_step=restored)
+    descendants(run)
+    events.emit("engine.ready", step=restored)
+    for step in range(restored + 1, int(steps) + 1):
+        if run.stop_request.exists():
+            write_atomic(checkpoint, str(step - 1).encode())
+            events.emit("run.stopped", step=step - 1)
+            return 3
+        events.emit("step.begin", step=step)
+        time.sleep(STEP_S)
+        if os.environ.get("STANDIN_FAIL_AT") == str(step):
+            raise MemoryError("no room for the optimizer")
+        if os.environ.get("STANDIN_TRAINS_NOTHING"):
+            continue
+        metrics.append(step, f"L{restored}", {"critic/score/mean": 0.5, "timing_s/step": STEP_S})
+        events.emit("step.end", step=step)
+        if step % 3 == 0 or step == int(steps):
+            write_atomic(checkpoint, str(step).encode())
+            events.emit("checkpoint.committed", step=step)
+    descendants.segment.unlink()  # an orderly end removes its segments; a kill does not
+    return 0
+
+
+def descendants(run):
+    """What Ray and vLLM leave: processes in other sessions and groups, one deaf to SIGTERM, one renamed, and a shared-memory segment."""
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(300)"
+    subprocess.Popen([sys.executable, "-S", "-c", deaf])
+    subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(300)"], start_new_session=True)
+    subprocess.Popen([sys.executable, "-S", "-c", "import os, subprocess; os.setpgrp(); subprocess.Popen(['sleep', '300'])"]).wait()
+    segment = shared_memory.SharedMemory(create=True, size=4096)
+    resource_tracker.unregister(segment._name, "shared_memory")  # so that only the supervisor removes it
+    descendants.segment = segment
+    (run.root / "segment").write_text(segment.name)
+    with (run.root / "segments").open("a") as file:
+        file.write(f"{segment.name}\n")
+    (run.tmp / "file").write_text("x")
+    assert Path(os.environ["TMPDIR"]) == run.tmp
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit({"drive": drive, "service": service, "trainer": trainer}[sys.argv[1]](*sys.argv[2:]))
+    except SwerlError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
