@@ -1,0 +1,81 @@
+"""`trials/journal.jsonl`: what was started and what came of it, one JSON object a line. One writer; every line is on disk before it counts.
+
+Kinds: ``attempt`` (identity, attempt number, trial name: written before the attempt begins, so that a restart gives the next attempt a new
+name and session) and ``settled`` (a TrialResult). A line that a killed writer tore is skipped by readers and closed off by the next writer.
+A settled trial is final for its identity: the first line wins, later ones are ignored.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from swerl.errors import fail
+from swerl.trials.model import Identity, TrialResult
+
+
+class Journal:
+    """Opens for writing and reads what is there. SWERL-T002 when another process has it open for writing."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self.settled: dict[str, TrialResult] = {}
+        self.attempts: dict[str, int] = {}
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._fd)
+            raise fail("SWERL-T002", "another runner writes this journal", "stop it first; a run has one runner", str(path)) from error
+        size = os.fstat(self._fd).st_size
+        if size and os.pread(self._fd, 1, size - 1) != b"\n":
+            os.write(self._fd, b"\n")
+        for line in read(path):
+            if line.get("kind") == "attempt":
+                key = Identity(**line["identity"]).key
+                self.attempts[key] = max(self.attempts.get(key, 0), line["attempt"])
+            elif line.get("kind") == "settled":
+                result = TrialResult.from_dict(line["result"])
+                self.settled.setdefault(result.identity.key, result)
+
+    def begin(self, identity: Identity, trial_name_of: Any) -> tuple[int, str]:
+        """Record the next attempt; its number (from 1, over all restarts) and the name that ``trial_name_of(number)`` gives it."""
+        number = self.attempts.get(identity.key, 0) + 1
+        name = trial_name_of(number)
+        self.attempts[identity.key] = number
+        self._write({"kind": "attempt", "identity": _plain(identity), "attempt": number, "trial_name": name})
+        return number, name
+
+    def settle(self, result: TrialResult) -> None:
+        self._write({"kind": "settled", "result": result.as_dict()})
+        self.settled.setdefault(result.identity.key, result)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        os.write(self._fd, orjson.dumps(line) + b"\n")
+        os.fdatasync(self._fd)
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """Whole lines of a journal, oldest first; torn ones are skipped. Safe while a runner writes."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n") and line.strip():
+                try:
+                    yield orjson.loads(line)
+                except orjson.JSONDecodeError:
+                    continue
+
+
+def _plain(identity: Identity) -> dict[str, Any]:
+    return {"split": identity.split, "task_hash": identity.task_hash, "sample": identity.sample, "version": identity.version}

@@ -1,0 +1,276 @@
+"""From a spec to a running sandbox: the bubblewrap command line, the host user it runs as, and process 1's first words.
+
+`start(spec, ...)` returns a `Sandbox` whose channel has answered "ready" and whose limits are in force. Every file the sandbox needs from us
+(its program, the filter, /etc/passwd) is passed as data through a descriptor, so no path of the host appears inside. `Sandbox.stop` ends
+every process of it and removes its group; both are safe to call twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from swerl.errors import fail
+from swerl.trials.sandboxes import limits, seccomp
+from swerl.trials.sandboxes.overlay import Overlay, mount_overlay
+from swerl.trials.sandboxes.spec import GROUP, HOST_ETC, HOST_TOP, HOSTS, PASSWD, SandboxSpec
+from swerl.trials.sandboxes.wire import Channel, SandboxDied
+
+# Host users of sandboxes: each sandbox is a user of its own, outside every range that distributions hand out.
+UID_BASE, UID_COUNT = 1_900_000_000, 65_536
+START_TIMEOUT_S = 30.0
+_INSIDE = Path(__file__).with_name("inside.py")
+_PROGRAM = "/.swerl/inside.pyc"
+_PYTHONS = ("usr/bin/python3", "usr/local/bin/python3", "bin/python3")
+_uids = itertools.cycle(range(UID_BASE, UID_BASE + UID_COUNT))
+
+
+class SandboxStartFailed(RuntimeError):
+    """The sandbox did not come up; the message carries what bubblewrap said."""
+
+
+@dataclass(slots=True)
+class Sandbox:
+    """A running sandbox. ``pid`` is process 1 as the host sees it, ``uid`` the host user that owns everything inside, ``listener`` the
+    socket at which its network namespace expects the gateway (network "gateway" only): whoever serves it decides what is reached."""
+
+    name: str
+    spec: SandboxSpec
+    channel: Channel
+    process: subprocess.Popen[bytes]
+    pid: int
+    uid: int
+    group: limits.Group
+    overlay: Overlay | None = None
+    listener: socket.socket | None = None
+    oom_kills: int = 0
+    stopped: bool = field(default=False)
+
+    @property
+    def alive(self) -> bool:
+        return self.channel.alive and self.process.poll() is None
+
+    def out_of_memory(self) -> bool:
+        """Whether the kernel ended one of its processes for memory. Stays known after `stop`."""
+        with contextlib.suppress(OSError):
+            self.oom_kills = max(self.oom_kills, self.group.oom_kills())
+        return self.oom_kills > 0
+
+    async def stop(self) -> None:
+        if self.stopped:
+            return
+        self.stopped = True
+        self.out_of_memory()
+        if self.listener is not None:
+            self.listener.close()
+        await self.channel.close()  # process 1 ends at the end of its socket, and the namespace with it
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        await _wait(self.process)
+        if self.overlay is not None:
+            await asyncio.to_thread(self.overlay.unmount)
+        for delay_s in (0.0, 0.005, 0.02, 0.1, 0.5, 1.0, 2.0):
+            await asyncio.sleep(delay_s)
+            if self.group.remove():
+                return
+
+
+async def _wait(process: subprocess.Popen[bytes]) -> None:
+    delay_s = 0.001
+    while process.poll() is None:
+        await asyncio.sleep(delay_s)
+        delay_s = min(delay_s * 2, 0.05)
+
+
+async def start(spec: SandboxSpec, run_tag: str, name: str) -> Sandbox:
+    """Raises SandboxStartFailed (retry elsewhere or later) or SwerlError (this machine cannot do it at all)."""
+    uid = next(_uids) if os.geteuid() == 0 else os.geteuid()
+    group = limits.make_group(run_tag, name, spec.limits)
+    overlay = mount_overlay(spec.rootfs, spec.work_dir / run_tag / name, uid, spec.limits) if spec.rootfs is not None else None
+    ours, theirs = socket.socketpair()
+    door, their_door = socket.socketpair()
+    process, channel = None, None
+    try:
+        with theirs, their_door, _descriptors(spec) as passed:
+            process = subprocess.Popen(
+                command_line(spec, passed, their_door.fileno(), overlay),
+                stdin=theirs,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=[*passed.values(), their_door.fileno()],
+                env={},
+                cwd="/",
+                start_new_session=True,
+                **({"user": uid, "group": uid, "extra_groups": []} if os.geteuid() == 0 else {}),
+            )
+            their_door_number = their_door.fileno()
+        group.add(process.pid)
+        channel = await Channel.over(ours)
+        await asyncio.wait_for(asyncio.shield(channel.ready), START_TIMEOUT_S)
+        pid = _child(process.pid)
+        group.add(pid)
+        sandbox = Sandbox(name, spec, channel, process, pid, uid, group, overlay)
+        if os.geteuid() == 0 and spec.limits.inodes and overlay is None:
+            limits.limit_inodes(pid, spec.limits.inodes)
+        await channel.harden(
+            processes=spec.limits.processes,
+            file_bytes=spec.limits.file_mb << 20,
+            files=spec.limits.files,
+            data_bytes=0 if group.paths else spec.limits.memory_mb << 20,
+            port=spec.gateway_port if spec.network == "gateway" else 0,
+            door=their_door_number,
+        )
+        if spec.network == "gateway":
+            sandbox.listener = _receive_listener(door)
+        return sandbox
+    except BaseException as error:
+        said = await _discard(process, channel, ours, overlay, group)
+        if isinstance(error, (SandboxDied, TimeoutError, OSError)):
+            raise SandboxStartFailed(f"sandbox {name} did not start: {said or error!r}") from error
+        raise
+    finally:
+        door.close()
+
+
+def _receive_listener(door: socket.socket) -> socket.socket:
+    door.setblocking(False)  # process 1 sent it before it answered
+    _, descriptors, _, _ = socket.recv_fds(door, 1, 1)
+    listener = socket.socket(fileno=descriptors[0])
+    listener.setblocking(False)
+    return listener
+
+
+async def _discard(
+    process: subprocess.Popen[bytes] | None, channel: Channel | None, ours: socket.socket, overlay: Overlay | None, group: limits.Group
+) -> str:
+    if channel is not None:
+        await channel.close()
+    ours.close()
+    said = ""
+    if process is not None:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await _wait(process)
+        assert process.stderr is not None
+        said = process.stderr.read(2000).decode(errors="replace").strip()
+        process.stderr.close()
+    if overlay is not None:
+        overlay.unmount()
+    group.remove()
+    return said
+
+
+def _child(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+
+@contextlib.contextmanager
+def _descriptors(spec: SandboxSpec) -> Iterator[dict[str, int]]:
+    """Memory files for one start; bubblewrap reads each from its current position to the end."""
+    contents = {"program": _program(_python(spec.rootfs)), "filter": seccomp.program()}
+    if spec.rootfs is None:
+        contents |= {"passwd": PASSWD.encode(), "group": GROUP.encode()}
+    contents["hosts"] = HOSTS.encode()
+    opened: dict[str, int] = {}
+    try:
+        for name, data in contents.items():
+            opened[name] = fd = os.memfd_create(name)
+            os.write(fd, data)
+            os.lseek(fd, 0, os.SEEK_SET)
+        yield opened
+    finally:
+        for fd in opened.values():
+            os.close(fd)
+
+
+def command_line(spec: SandboxSpec, passed: dict[str, int], door: int, overlay: Overlay | None) -> list[str]:
+    """The whole bubblewrap invocation. Pure: what it mounts follows from the spec and from which of the host's paths exist."""
+    size = str(spec.limits.disk_mb << 20)
+    line = [
+        bwrap(),
+        "--unshare-user",
+        "--uid",
+        "0",
+        "--gid",
+        "0",
+        "--unshare-pid",
+        "--unshare-ipc",
+        "--unshare-uts",
+        "--unshare-cgroup-try",
+    ]
+    line += [] if spec.network == "public" else ["--unshare-net"]
+    line += ["--hostname", "sandbox", "--die-with-parent", "--as-pid-1", "--cap-drop", "ALL", "--clearenv"]
+    if overlay is not None:
+        line += ["--bind", str(overlay.merged), "/"]
+    else:
+        line += ["--size", size, "--tmpfs", "/", *_host_root()]
+        line += ["--ro-bind-data", str(passed["passwd"]), "/etc/passwd", "--ro-bind-data", str(passed["group"]), "/etc/group"]
+    line += ["--dev", "/dev", "--remount-ro", "/dev", "--size", str(min(spec.limits.disk_mb, 64) << 20), "--tmpfs", "/dev/shm"]
+    line += ["--proc", "/proc"]
+    line += ["--perms", "1777", "--dir", "/tmp", "--perms", "0700", "--dir", "/root", "--dir", "/run", "--dir", "/var/tmp"]
+    line += ["--ro-bind-data", str(passed["hosts"]), "/etc/hosts", "--perms", "0444", "--ro-bind-data", str(passed["program"]), _PROGRAM]
+    if spec.network == "public":
+        line += ["--ro-bind-try", "/etc/resolv.conf", "/etc/resolv.conf"]
+    for mount in spec.mounts:
+        line += ["--ro-bind" if mount.read_only else "--bind", mount.source, mount.target]
+    line += ["--seccomp", str(passed["filter"]), "--chdir", "/", "--", "/" + _python(spec.rootfs), "-S", "-I", "-E", "-B", _PROGRAM]
+    return [*line, str(door if spec.network == "gateway" else -1)]
+
+
+@cache
+def _host_root() -> tuple[str, ...]:
+    line = ["--ro-bind", "/usr", "/usr"]
+    for name in HOST_TOP:
+        top = Path("/") / name
+        if top.is_symlink():
+            line += ["--symlink", os.readlink(top), str(top)]
+        elif top.is_dir():
+            line += ["--ro-bind", str(top), str(top)]
+    if Path("/nix/store").is_dir():
+        line += ["--ro-bind", "/nix/store", "/nix/store"]
+    for name in HOST_ETC:
+        if (Path("/etc") / name).exists():
+            line += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    return tuple(line)
+
+
+@cache
+def bwrap() -> str:
+    found = shutil.which("bwrap")
+    if found is None:
+        raise fail("SWERL-T011", "bubblewrap (bwrap) is not installed", "install the package bubblewrap, or choose another sandbox")
+    return found
+
+
+@cache
+def _python(rootfs: Path | None) -> str:
+    for name in _PYTHONS:
+        if (Path(rootfs or "/") / name).exists():
+            return name
+    raise fail(
+        "SWERL-T012",
+        f"no python3 in the sandbox's root filesystem ({rootfs or 'the host'}): looked for {', '.join('/' + name for name in _PYTHONS)}",
+        "install python3 there; process 1 of the sandbox is a Python program",
+    )
+
+
+@cache
+def _program(python: str) -> bytes:
+    """`inside.py` compiled by the interpreter that will run it, on the host (the same version may differ from ours)."""
+    code = (
+        "import sys, importlib._bootstrap_external as b;"
+        "c = compile(sys.stdin.buffer.read(), 'inside', 'exec', optimize=2);"
+        "sys.stdout.buffer.write(b._code_to_timestamp_pyc(c))"
+    )
+    interpreter = "/" + python if Path("/" + python).exists() else sys.executable
+    return subprocess.run([interpreter, "-I", "-S", "-c", code], input=_INSIDE.read_bytes(), capture_output=True, check=True).stdout

@@ -1,0 +1,147 @@
+"""Ceilings that only the host's root can set: control groups (v1 or v2) and inodes of the sandbox's filesystem.
+
+Each function says by its return what it could not do; `missing()` says it for the machine, before any trial. Without root the limits of
+processes, file size and open files (rlimits), and the size of the filesystem, still hold.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from swerl.trials.sandboxes.spec import Limits
+
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+_FSPICK, _FSCONFIG = 433, 431  # the same numbers on every architecture (added after the tables were unified)
+_SET_STRING, _RECONFIGURE = 1, 7
+_AT_FDCWD = -100
+
+
+@cache
+def _version() -> int:
+    """1 or 2 where this process may make groups with memory and process limits, else 0."""
+    if os.geteuid() != 0:
+        return 0
+    if all(os.access(CGROUP_ROOT / name / "cgroup.procs", os.W_OK) for name in ("memory", "pids")):
+        return 1
+    try:
+        controllers = (CGROUP_ROOT / "cgroup.subtree_control").read_text().split()
+    except OSError:
+        return 0
+    return 2 if {"memory", "pids"} <= set(controllers) and os.access(CGROUP_ROOT, os.W_OK) else 0
+
+
+def missing() -> list[str]:
+    """What this machine cannot enforce, one phrase each; empty when every limit holds."""
+    gaps = []
+    if os.geteuid() != 0:
+        gaps.append("a host user per sandbox (the runner is not root: all sandboxes share its user)")
+        gaps.append("an inode limit (needs root)")
+    if _version() == 0:
+        gaps.append("memory and CPU limits per sandbox (no writable control groups: a data-segment limit per process stands in)")
+    return gaps
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The control group directories of one sandbox, empty when the machine has none to give."""
+
+    paths: tuple[Path, ...]
+
+    def add(self, pid: int) -> None:
+        for path in self.paths:
+            _write(path / "cgroup.procs", str(pid))
+
+    def oom_kills(self) -> int:
+        """How often the kernel ended a process of this sandbox for its memory."""
+        for path in self.paths:
+            for name in ("memory.events", "memory.oom_control"):
+                file = path / name
+                if file.exists():
+                    fields = dict(line.split() for line in file.read_text().splitlines())
+                    return int(fields.get("oom_kill", 0))
+        return 0
+
+    def remove(self) -> bool:
+        """True when nothing is left. False while a process of it is still ending."""
+        gone = True
+        for path in self.paths:
+            try:
+                path.rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError:
+                gone = False
+        return gone
+
+
+def group_root(run_tag: str) -> list[Path]:
+    """Where the groups of a run live, one directory per hierarchy."""
+    if _version() == 1:
+        return [CGROUP_ROOT / name / f"swerl-{run_tag}" for name in ("memory", "pids", "cpu") if (CGROUP_ROOT / name).is_dir()]
+    return [CGROUP_ROOT / f"swerl-{run_tag}"] if _version() == 2 else []
+
+
+def make_group(run_tag: str, name: str, limits: Limits) -> Group:
+    """Raises OSError when the machine has control groups and they do not take the limits: a limit that was promised must hold."""
+    paths = []
+    for root in group_root(run_tag):
+        if not root.is_dir():
+            root.mkdir(exist_ok=True)
+            if _version() == 2:
+                _write(root / "cgroup.subtree_control", "+memory +pids" + (" +cpu" if limits.cpus else ""))
+        path = root / name
+        path.mkdir(exist_ok=True)
+        paths.append(path)
+        for file, value in _settings(path, limits):
+            _write(path / file, value)
+    return Group(tuple(paths))
+
+
+def _settings(path: Path, limits: Limits) -> list[tuple[str, str]]:
+    memory, quota = limits.memory_mb << 20, int(limits.cpus * 100_000)
+    if _version() == 2:
+        settings = [("memory.max", str(memory)), ("memory.swap.max", "0")] if memory else []
+        settings += [("pids.max", str(limits.processes))] if limits.processes else []
+        settings += [("cpu.max", f"{quota} 100000")] if quota else []
+    else:
+        settings = {
+            "memory": [("memory.limit_in_bytes", str(memory))] if memory else [],
+            "pids": [("pids.max", str(limits.processes))] if limits.processes else [],
+            "cpu": [("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", str(quota))] if quota else [],
+        }[path.parent.parent.name]
+    return [(file, value) for file, value in settings if file != "memory.swap.max" or (path / file).exists()]
+
+
+def _write(path: Path, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def limit_inodes(pid: int, inodes: int) -> None:
+    """Give the filesystem at the root of process ``pid``'s namespace a ceiling of inodes. Host root only; OSError when refused."""
+    fd = _syscall(_FSPICK, _AT_FDCWD, f"/proc/{pid}/root/".encode(), 0)
+    try:
+        _syscall(_FSCONFIG, fd, _SET_STRING, b"nr_inodes", str(inodes).encode(), 0)
+        _syscall(_FSCONFIG, fd, _RECONFIGURE, None, None, 0)
+    finally:
+        os.close(fd)
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _syscall(*arguments: object) -> int:
+    result = _libc().syscall(*arguments)
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
