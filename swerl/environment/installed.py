@@ -45,6 +45,11 @@ class Environment:
     """Full version, such as ``3.12.1``; ``3.12`` where only the folder name tells."""
     distributions: tuple[Distribution, ...]
 
+    @property
+    def in_store(self) -> bool:
+        """Whether this is a derivation of the Nix store, or a link to one."""
+        return str(self.root.resolve()).startswith("/nix/store/")
+
 
 def read_environment(root: Path) -> Environment:
     sites = sorted(root.glob("lib/python3.*/site-packages"))

@@ -3,7 +3,9 @@
 ``verify(env, lock, extras)`` compares, without importing anything from the environment:
 versions (missing, different, surplus distributions), each file against the sha256 in RECORD, each RECORD against its anchor
 (``records.json``), files that no distribution owns, code that runs at start, stale bytecode, Python, CUDA and the driver.
-A file that two distributions record is right when it is what either of them recorded.
+A file that two distributions record differently is what the last one installed left there, and the order is nobody's promise: refused,
+but for the list below. An environment in the Nix store has its ELF files completed, so RECORD does not fit it, and its paths are
+digests already: there, versions and platform are compared and the files are left to Nix.
 """
 
 from __future__ import annotations
@@ -22,8 +24,12 @@ from swerl.environment.lock import Lock, Package
 from swerl.environment.records import wheels_digest
 from swerl.errors import Problem
 
+# Files that several packages bring with different content and that nothing reads.
+HARMLESS = frozenset({"build_backend.py"})
+
 _NAMED = 5
 _REINSTALL = "install it anew: `make setup`"
+_ONE_OWNER = "keep one of the packages: tool.uv.override-dependencies in pyproject.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +79,16 @@ def verify(
     expected = lock.closure(extras)
     facts = platforms.read_facts(env.site_packages)
     owned = [d for d in env.distributions if d.name in expected or d.name == lock.project]
-    problems = [*_versions(env, lock, expected), *_records(owned, expected, anchors)]
-    files, total_bytes, altered = _contents(env, jobs)
-    problems += altered
-    problems += _unowned(env)
-    problems += _at_start(env)
+    problems = [*_versions(env, lock, expected), *_at_start(env)]
+    files = total_bytes = 0
+    if env.in_store:
+        remedy = f"let Nix compare the files: `nix store verify --recursive --no-trust {env.root}`"
+        problems.append(Problem("SWERL-E027", "files were not compared: the Nix store keeps them", remedy, str(env.root), severity="note"))
+    else:
+        problems += _records(owned, expected, anchors)
+        files, total_bytes, altered = _contents(env, jobs)
+        problems += altered
+        problems += _unowned(env)
     problems += _platform(env, extras, facts)
     anchored = sum(1 for d in owned if d.name in expected and _anchor(d, expected[d.name], anchors))
     return Report(
@@ -136,6 +147,7 @@ def _contents(env: Environment, jobs: int | None) -> tuple[int, int, list[Proble
     paths = sorted(claims)
     digests = files_sha256([env.site_packages / p for p in paths], jobs)
     altered: dict[str, list[str]] = defaultdict(list)
+    disputed: dict[str, list[str]] = defaultdict(list)
     gone: dict[str, list[str]] = defaultdict(list)
     total_bytes = 0
     for path, digest in zip(paths, digests, strict=True):
@@ -145,12 +157,17 @@ def _contents(env: Environment, jobs: int | None) -> tuple[int, int, list[Proble
         total_bytes += (env.site_packages / path).stat().st_size
         if all(digest != sha256 for _, sha256 in claims[path]):
             altered[claims[path][0][0].info].append(path)
+        elif len({sha256 for _, sha256 in claims[path]}) > 1 and path not in HARMLESS:
+            disputed[" and ".join(sorted(dist.name for dist, _ in claims[path]))].append(path)
     problems = [
         Problem("SWERL-E006", f"{_some(names)} differ from RECORD", _REINSTALL, str(env.site_packages / info))
         for info, names in sorted(altered.items())
     ] + [
         Problem("SWERL-E007", f"{_some(names)} of RECORD are missing", _REINSTALL, str(env.site_packages / info))
         for info, names in sorted(gone.items())
+    ] + [
+        Problem("SWERL-E026", f"{owners} bring different {_some(names)}", _ONE_OWNER, str(env.site_packages))
+        for owners, names in sorted(disputed.items())
     ]  # fmt: skip
     return len(paths), total_bytes, problems
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from swerl.environment import pth
-from swerl.environment.installed import read_environment
+from swerl.environment.installed import Environment, read_environment
 from swerl.environment.lock import load_lock
 from swerl.environment.platforms import Facts, torch_cuda
 from swerl.environment.records import load_anchors
@@ -130,12 +130,25 @@ def test_fresh_bytecode_of_either_kind_is_no_difference(project, anchors):
     assert check(project, anchors).ok
 
 
-def test_a_file_shared_by_two_distributions_may_be_either(project, anchors):
-    install(site(project), "gamma", "0.3", {"shared.py": b"a = 1\n"})
-    info = site(project) / "beta_tools-2.1.dist-info" / "RECORD"
-    info.write_text(info.read_text() + record_line("shared.py", b"a = 2\n"))
-    report = check(project, {})
-    assert not any(p.id == "SWERL-E006" for p in report.problems)
+@pytest.mark.parametrize(
+    ("path", "content", "id"), [("s.py", b"a = 1\n", None), ("s.py", b"a = 2\n", "SWERL-E026"), ("build_backend.py", b"a = 2\n", None)]
+)
+def test_a_file_of_two_distributions_must_be_the_same_in_both(project, path, content, id):
+    """Which of two is there depends on the order of installation; the same bytes, or bytes that nothing reads, may be either's."""
+    install(site(project), "gamma", "0.3", {path: b"a = 1\n"})
+    record = site(project) / "beta_tools-2.1.dist-info" / "RECORD"
+    record.write_text(record.read_text() + record_line(path, content))
+    found = {p.id for p in check(project, {}).problems}
+    assert "SWERL-E006" not in found and ("SWERL-E026" in found) == (id is not None)
+
+
+def test_an_environment_of_the_nix_store_is_compared_by_version_only(project, anchors, monkeypatch):
+    alter(site(project))
+    monkeypatch.setattr(Environment, "in_store", True)
+    report = check(project, anchors)
+    assert report.ok and report.files == 0 and [p.id for p in report.problems] == ["SWERL-E027"]
+    other_version(site(project))
+    assert not check(project, anchors).ok
 
 
 def test_without_an_anchor_the_report_says_so_and_passes(project):
