@@ -32,7 +32,10 @@ class Muon(torch.optim.Optimizer):
                     param.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=scale)
 
     def _momentum(self, param: nn.Parameter, momentum: float) -> Tensor:
-        buffer = self.state[param].setdefault("momentum", torch.zeros_like(param))
+        state = self.state[param]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(param)
+        buffer = state["momentum"]
         buffer.lerp_(param.grad, 1 - momentum)
         return param.grad.lerp(buffer, momentum)
 

@@ -23,6 +23,14 @@ RIGHT_CONTEXTS = ("", ")")
 FUNCTIONS_PER_TASK = {1: 0.65, 2: 0.30, 3: 0.05}
 SECOND_FILE_SHARE = 0.5
 
+# Seeds of the sets that one demo uses. Val is the same whatever a run's or a policy's seed, so that runs are compared on the same tasks.
+TOKENIZER_SEED = 11
+DEMONSTRATION_SEED = 1000
+VAL_SEED = 2000
+TRAIN_SEED = 7000
+NUM_VAL = 64
+NUM_TRAIN = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
