@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from pathlib import Path
@@ -33,6 +34,7 @@ async def serve(settings: GatewaySettings) -> None:
 @click.option("--run-dir", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
 @click.option("--engine-url", help="A vLLM server to sample from, instead of waiting for the trainer's bridge.")
 def main(run_dir: Path, engine_url: str | None) -> None:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the parsers import torch; no memory of a GPU is for this process
     try:
         config = load_resolved(run_dir / "resolved.json")
         uvloop.run(serve(settings_from(config, run_dir.resolve(), engine_url)))

@@ -4,7 +4,8 @@ Protocol with the trainer: `register` names an engine of an epoch (one start of 
 flight and returns when each piece is back; `resume` opens it for a version of the weights. What belongs to an older epoch is refused. The
 state is on disk, so a restarted gateway goes on with the same engine, paused if it was paused.
 
-Waiting at the gate is hold time. An engine that cannot be reached is asked again after a growing delay, or at once when it is registered anew.
+Waiting at the gate is hold time. An engine that cannot be reached is asked again after a growing delay, or at once when it is registered
+anew.
 """
 
 from __future__ import annotations
@@ -112,25 +113,28 @@ class EngineGate:
                 self._idle.set()
 
     async def _wait(self, held: Hold) -> Engine:
-        while True:
-            if self._open.is_set() and (pause_s := self._retry_at - time.monotonic()) <= 0:
-                assert self.engine is not None
-                return self.engine
-            self.waiting += 1
-            held.begin()
-            try:
-                left_s = self._max_hold_s - held.current_s
+        if (engine := self._now()) is not None:
+            return engine
+        began = time.monotonic()
+        self.waiting += 1
+        held.begin()
+        try:
+            while (engine := self._now()) is None:
+                left_s = began + self._max_hold_s - time.monotonic()
                 if left_s <= 0:
                     raise ApiError(503, "engine_away", f"The engine has been away for {self._max_hold_s:.0f} s.", retry=True)
                 if self._open.is_set():
-                    await asyncio.sleep(min(pause_s, left_s))
+                    await asyncio.sleep(min(max(0.0, self._retry_at - time.monotonic()), left_s))
                 else:
-                    await asyncio.wait_for(self._open.wait(), left_s)
-            except TimeoutError:
-                continue
-            finally:
-                held.end()
-                self.waiting -= 1
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._open.wait(), left_s)
+            return engine
+        finally:
+            held.end()
+            self.waiting -= 1
+
+    def _now(self) -> Engine | None:
+        return self.engine if self._open.is_set() and time.monotonic() >= self._retry_at else None
 
     def _lost(self, engine: Engine) -> None:
         if engine is self.engine:
@@ -180,10 +184,5 @@ class Hold:
             self._total_s += time.monotonic() - self._since
 
     @property
-    def current_s(self) -> float:
-        """Length of the wait that is going on."""
-        return time.monotonic() - self._since if self._waiting else 0.0
-
-    @property
     def total_s(self) -> float:
-        return self._total_s + self.current_s
+        return self._total_s + (time.monotonic() - self._since if self._waiting else 0.0)

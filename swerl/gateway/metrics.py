@@ -1,4 +1,4 @@
-"""Counters and latencies of the gateway, for ``/stats`` and in Prometheus' text form for ``/metrics``. Names start with ``swerl_gateway_``."""
+"""Counters and latencies of the gateway, for ``/stats`` and, in Prometheus' text form, for ``/metrics``."""
 
 from __future__ import annotations
 

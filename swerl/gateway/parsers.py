@@ -1,8 +1,8 @@
 """Sampled tokens to an answer: text, reasoning and tool calls, through vLLM's own parsers.
 
-Importing them takes seconds (they bring torch), so they load in a thread while the gateway already serves; a turn sampled before that waits.
-``auto`` tries parsers until one reads back a call that the model's own chat template has rendered; a parser named in the configuration has
-to pass the same test. The parsers read text, so they do not depend on how the model's tokens cut it.
+Importing them takes seconds (they bring torch), so they load in a thread while the gateway already serves; a turn that is asked for earlier
+waits, as hold time. ``auto`` tries parsers until one reads back a call that the model's own chat template has rendered; a parser named in
+the configuration has to pass the same test. The parsers read text, so they do not depend on how the model's tokens cut it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import importlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Future
 from hashlib import blake2b
 from pathlib import Path
+from threading import Thread
 from typing import Any, Protocol
 
 import jinja2
@@ -43,16 +44,21 @@ _PROBE_ARGUMENTS = {"command": 'ls -l "a b"\necho <x>', "count": 7}
 
 
 class AnswerReader(Protocol):
-    """Turns sampled tokens into an answer."""
+    """Turns sampled tokens into an answer, once it is `ready`. ``tool_parser`` names what it reads calls with."""
 
-    async def answer(self, sampled: Sampled, request: ChatRequest) -> Answer: ...
+    @property
+    def tool_parser(self) -> str | None: ...
+
+    async def ready(self) -> None: ...
+
+    def read(self, sampled: Sampled, request: ChatRequest) -> Answer: ...
 
 
 class VllmParsers:
-    def __init__(self, model_path: Path, template: ChatTemplate, tool_parser: str, reasoning_parser: str | None, executor: Executor):
-        self._model_path, self._template, self._executor = model_path, template, executor
+    def __init__(self, model_path: Path, template: ChatTemplate, tool_parser: str, reasoning_parser: str | None):
+        self._model_path, self._template = model_path, template
         self._tool_parser_name, self._reasoning_parser_name = tool_parser, reasoning_parser
-        self._loading: asyncio.Future[None] | None = None
+        self._loading: Future[None] | None = None
         self._tool_class: Any = None
         self._reasoning_class: Any = None
         self._tokenizer: Any = None
@@ -60,21 +66,29 @@ class VllmParsers:
         self._requests: dict[bytes, Any] = {}
         self.loaded = False
 
-    def load(self) -> asyncio.Future[None]:
-        """Start loading, once. The future raises SwerlError for a parser that does not exist or cannot read the model's calls."""
+    def load(self) -> Future[None]:
+        """Start loading, once, in a thread that does not keep the process alive. The future raises what `load_now` raises."""
         if self._loading is None:
-            self._loading = asyncio.get_running_loop().run_in_executor(self._executor, self.load_now)
+            self._loading = Future()
+            Thread(target=self._load_into, args=(self._loading,), name="parsers", daemon=True).start()
         return self._loading
+
+    def _load_into(self, future: Future[None]) -> None:
+        try:
+            self.load_now()
+        except BaseException as error:  # whatever it is, it belongs to whoever waits for the parsers
+            future.set_exception(error)
+        else:
+            future.set_result(None)
 
     @property
     def tool_parser(self) -> str | None:
         """Name of the parser in use, once loaded."""
         return None if self._tool_class is None else self._tool_parser_name
 
-    async def answer(self, sampled: Sampled, request: ChatRequest) -> Answer:
+    async def ready(self) -> None:
         if not self.loaded:
-            await asyncio.shield(self.load())
-        return self.read(sampled, request)
+            await asyncio.shield(asyncio.wrap_future(self.load()))
 
     def read(self, sampled: Sampled, request: ChatRequest) -> Answer:
         ids = sampled.token_ids[:-1] if sampled.token_ids[-1] in self._template.stop_ids else sampled.token_ids

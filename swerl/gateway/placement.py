@@ -53,14 +53,15 @@ class Placer:
         self.template, self.render_start, self.on_rewrite = template, render_start, on_rewrite
 
     def place(self, tree: SessionTree, request: ChatRequest) -> Placement:
-        """Add what the request adds to ``tree``. Raises ApiError 400 when the template refuses the conversation; no turn is lost by that."""
+        """Add what the request adds to ``tree``. Raises ApiError 400 when the template refuses the conversation; no turn is lost then."""
         preamble = preamble_digest(request.tools, request.template_kwargs)
         digests = [message_digest(m) for m in request.messages]
         placement = Placement()
         position: Node | None = None
         begin = 0  # of the current run
+        covered = _covered(tree, digests, preamble)
         for at, message in enumerate(request.messages):
-            if message.role != "assistant" or (position is None and at == begin):
+            if message.role != "assistant" or at < covered or (position is None and at == begin):
                 continue
             key = run_key(digests[begin:at], b"" if position else preamble)
             here = tree.context_under(position, key)
@@ -103,10 +104,13 @@ class Placer:
         ids = self.template.continuation(ending.last_token, ending.answer.tool_calls, run, **request.template_kwargs)
         return None if ids is None else tree.add_context(position, key, Tokens.of(ids))
 
-    def _start(self, tree: SessionTree, key: bytes, run: Sequence[Message], preamble: bytes, request: ChatRequest) -> Context:
+    def _start(
+        self, tree: SessionTree, key: bytes, run: Sequence[Message], preamble: bytes, request: ChatRequest, covers: int = 0
+    ) -> Context:
         system = "\n".join(m.text for m in run if m.role == "system")
         signature = blake2b(preamble + system.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        return tree.add_context(None, key, self.render_start(key, run, request), signature=signature, tool_count=len(request.tools))
+        tokens = self.render_start(key, run, request)
+        return tree.add_context(None, key, tokens, signature=signature, tool_count=len(request.tools), covers=covers)
 
     def _copy(self, tree: SessionTree, here: Context, turn: Turn) -> Context:
         key = b"copy" + turn.id.to_bytes(8, "little")
@@ -118,8 +122,15 @@ class Placer:
         """The template cannot continue after our turn with these messages: the whole conversation becomes context of a new start."""
         key = run_key(digests, preamble)
         placement.rerendered = True
-        placement.context = tree.context_under(None, key) or self._start(tree, key, request.messages, preamble, request)
+        known = tree.context_under(None, key)
+        placement.context = known or self._start(tree, key, request.messages, preamble, request, covers=len(request.messages))
         return placement
+
+
+def _covered(tree: SessionTree, digests: Sequence[bytes], preamble: bytes) -> int:
+    """How many messages at the beginning an earlier request of this conversation has made context of a start."""
+    fitting = (n for n in sorted(tree.covered, reverse=True) if n < len(digests))
+    return next((n for n in fitting if tree.context_under(None, run_key(digests[:n], preamble)) is not None), 0)
 
 
 def _find(tree: SessionTree, here: Context | None, message: Message) -> Turn | None:

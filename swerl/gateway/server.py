@@ -7,7 +7,6 @@ that no client's read timeout ends a long wait. A turn counts as delivered when 
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 

@@ -11,7 +11,7 @@ from threading import Lock
 
 from aiohttp import web
 
-from swerl.errors import fail
+from swerl.errors import SwerlError, fail
 from swerl.gateway.admin import AdminSurface
 from swerl.gateway.chat import ChatRequest, Message
 from swerl.gateway.engines.base import Engine, EngineSpec
@@ -39,15 +39,14 @@ class Gateway:
         settings.journal_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.executor = ThreadPoolExecutor(8, thread_name_prefix="gateway")
         self.template = ChatTemplate(settings.model_path, settings.chat_template)
-        self.reader = reader or VllmParsers(
-            settings.model_path, self.template, settings.tool_parser, settings.reasoning_parser, self.executor
-        )
+        self.reader = reader or VllmParsers(settings.model_path, self.template, settings.tool_parser, settings.reasoning_parser)
         self.events = EventLog(settings.events_path, "gateway")
         self.metrics = Metrics()
         self.ended = asyncio.Event()
         self.public_url = self.admin_url = ""
         self.admin_token = secrets.token_hex(32)
         self._runners: list[web.AppRunner] = []
+        self.failure: SwerlError | None = None  # why it ended by itself
 
     async def start(self) -> None:
         """Listening and announced when it returns."""
@@ -61,8 +60,7 @@ class Gateway:
         self.public_url = await self._listen(public.app(), settings.host, settings.port)
         if settings.engine_url is not None:
             await self.gate.register(EngineSpec("vllm", settings.engine_url.rstrip("/"), "", 0), 0)
-        if isinstance(self.reader, VllmParsers):
-            self.reader.load().add_done_callback(self._parsers_loaded)
+        self._loading = asyncio.create_task(self._load_parsers())
         if settings.services_path is not None:
             entry = {"public_url": self.public_url, "admin_url": self.admin_url, "admin_token": self.admin_token}
             announce(settings.services_path, "gateway", entry)
@@ -70,6 +68,7 @@ class Gateway:
 
     async def stop(self) -> None:
         """Sessions stay open on disk; clients lose their connections and find the next process."""
+        self._loading.cancel()
         for runner in self._runners:
             await runner.shutdown()
         await self.store.suspend()
@@ -99,17 +98,15 @@ class Gateway:
         bound = site._server.sockets[0].getsockname()  # type: ignore[union-attr]  # aiohttp has no public way to ask for a free port's number
         return f"http://{host}:{bound[1]}"
 
-    def _parsers_loaded(self, loading: asyncio.Future[None]) -> None:
-        if loading.cancelled():
-            return
-        if (error := loading.exception()) is not None:
+    async def _load_parsers(self) -> None:
+        try:
+            await self.reader.ready()
+        except SwerlError as error:
             self.events.emit("gateway.parsers_failed", error=str(error))
-            self.failure: BaseException = error
+            self.failure = error
             self.ended.set()
         else:
-            self.events.emit("gateway.parsers_ready", tool_parser=self.reader.tool_parser)  # type: ignore[attr-defined]
-
-    failure: BaseException | None = None
+            self.events.emit("gateway.parsers_ready", tool_parser=self.reader.tool_parser)
 
 
 class StartCache:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,9 +20,10 @@ from swerl.gateway.gate import EngineGate, Hold
 from swerl.gateway.journal import Journal
 from swerl.gateway.parsers import AnswerReader
 from swerl.gateway.placement import Placement, Placer
+from swerl.gateway.records import context_record, turn_record
 from swerl.gateway.sampling import Sampled, limit_tokens, request_seed, room_tokens, sample, sampling_for
 from swerl.gateway.settings import GatewaySettings
-from swerl.gateway.tree import Context, SessionTree, Tokens, Turn, lineage, paths, side_starts, start_of
+from swerl.gateway.tree import Context, SessionTree, Turn, lineage, paths, side_starts, start_of
 from swerl.runs.events import EventLog
 
 _IN_THREAD_BYTES = 32_768  # placing a larger request (hashing, rendering, tokenising) leaves the event loop free
@@ -132,6 +133,16 @@ class Session:
                 self.journal.write({"k": "close", "reason": reason, "hold_s": self.hold.total_s, "aborted": self.aborted})
         return {"turns": len(self.tree.turns), "hold_s": round(self.hold.total_s, 3), "aborted": self.aborted}
 
+    def recall(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Take over from a journal what is not in the tree."""
+        for r in records:
+            if r["k"] == "mark":
+                self.marks.add(r["what"])
+            elif "hold_s" in r:
+                self.hold = Hold(r["hold_s"])
+            if r["k"] == "close":
+                self.closed, self.aborted = r["reason"], r["aborted"]
+
     async def suspend(self) -> None:
         """Stop sampling without closing: for the end of the process."""
         await self._abort_all()
@@ -204,8 +215,9 @@ class Session:
 
         async def run() -> Turn:
             try:
+                await self._readers_ready()
                 sampled = await sample(parts.gate, self.id, work.id, context, sampling, self.hold)
-                answer = await parts.reader.answer(sampled, request)
+                answer = parts.reader.read(sampled, request)
                 # shielded: once the journal has the turn, the tree has it too, whatever ends this task
                 return await asyncio.shield(self._record(context, sampled, answer, probe=_is_probe(request)))
             finally:
@@ -223,19 +235,7 @@ class Session:
             unsaved = [n for n in lineage(context) if isinstance(n, Context) and not n.saved]
             await self.journal.commit(
                 *(context_record(n) for n in unsaved),
-                {
-                    "k": "turn",
-                    "id": turn_id,
-                    "parent": context.id,
-                    "tokens": sampled.token_ids,
-                    "logprobs": sampled.logprobs,
-                    "versions": sampled.versions,
-                    "answer": answer.as_record(),
-                    "probe": probe,
-                    "cached": sampled.cached_tokens,
-                    "hold_s": round(self.hold.total_s, 3),
-                    "time": time.time(),
-                },
+                turn_record(turn_id, context, sampled, answer, probe=probe, hold_s=self.hold.total_s),
             )
             for node in unsaved:
                 node.saved = True
@@ -249,6 +249,14 @@ class Session:
                 cached_tokens=sampled.cached_tokens,
                 id=turn_id,
             )
+
+    async def _readers_ready(self) -> None:
+        """The parsers load for some seconds after the gateway's start; nobody's clock runs meanwhile."""
+        self.hold.begin()
+        try:
+            await self.parts.reader.ready()
+        finally:
+            self.hold.end()
 
     async def _abort_all(self) -> int:
         works = list(self.works)
@@ -290,62 +298,6 @@ class Session:
     def _refuse_if_closed(self) -> None:
         if self.closed is not None:
             raise ApiError(401, "session_closed", "The session is closed.")
-
-
-def restore(session: Session, records: list[dict[str, Any]]) -> Session:
-    """Put the nodes of a journal (without its ``open`` line) back into ``session``."""
-    contexts: dict[int, Context] = {}
-    turns: dict[int, Turn] = {}
-    for r in records:
-        match r["k"]:
-            case "ctx":
-                parent = None if r["parent"] is None else contexts.get(r["parent"]) or turns[r["parent"]]
-                node = session.tree.add_context(
-                    parent,
-                    bytes.fromhex(r["key"]),
-                    Tokens.of(r["tokens"]),
-                    copy_of=None if r["copy_of"] is None else turns[r["copy_of"]],
-                    signature=bytes.fromhex(r["signature"]),
-                    tool_count=r["tools"],
-                    id=r["id"],
-                )
-                node.saved = True
-                contexts[node.id] = node
-            case "turn":
-                turn = session.tree.add_turn(
-                    contexts[r["parent"]],
-                    r["tokens"],
-                    r["logprobs"],
-                    r["versions"],
-                    Answer.from_record(r["answer"]),
-                    probe=r["probe"],
-                    cached_tokens=r["cached"],
-                    id=r["id"],
-                )
-                turns[turn.id] = turn
-                session.hold = Hold(r["hold_s"])
-            case "seen":
-                turns[r["turn"]].delivered = True
-            case "mark":
-                session.marks.add(r["what"])
-            case "close":
-                session.closed, session.aborted, session.hold = r["reason"], r["aborted"], Hold(r["hold_s"])
-            case other:
-                raise ValueError(f"unknown kind of journal line: {other!r}")
-    return session
-
-
-def context_record(node: Context) -> dict[str, Any]:
-    return {
-        "k": "ctx",
-        "id": node.id,
-        "parent": None if node.parent is None else node.parent.id,
-        "key": node.key.hex(),
-        "tokens": node.tokens.fragment(),
-        "copy_of": None if node.copy_of is None else node.copy_of.id,
-        "signature": node.signature.hex(),
-        "tools": node.tool_count,
-    }
 
 
 def _is_probe(request: ChatRequest) -> bool:

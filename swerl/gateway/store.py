@@ -16,7 +16,8 @@ from typing import Any
 
 from swerl.gateway.errors import ApiError
 from swerl.gateway.journal import Journal, journal_path, read_journal
-from swerl.gateway.session import Parts, Session, restore
+from swerl.gateway.records import read_tree
+from swerl.gateway.session import Parts, Session
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _CLOSED_IN_MEMORY = 64
@@ -36,9 +37,7 @@ class SessionStore:
         self._closed: OrderedDict[str, Session] = OrderedDict()
         self._reading: dict[str, asyncio.Future[Session]] = {}
 
-    def open(
-        self, trial: Mapping[str, Any], sampling: Mapping[str, Any], seed: int | None, max_turns: int | None
-    ) -> tuple[Session, str]:
+    def open(self, trial: Mapping[str, Any], sampling: Mapping[str, Any], seed: int | None, max_turns: int | None) -> tuple[Session, str]:
         """A new session and its key, which is kept nowhere. Without a seed, the key decides."""
         if len(self._live) >= self.parts.settings.max_sessions:
             raise ApiError(429, "too_many_sessions", f"{len(self._live)} sessions are open", retry=True)
@@ -83,7 +82,9 @@ class SessionStore:
         path = journal_path(self.directory, id)
         records = await asyncio.get_running_loop().run_in_executor(self.parts.executor, lambda: list(read_journal(path)))
         first, rest = records[0], records[1:]
-        session = restore(self._made(id, first["trial"], first["sampling"], first["seed"], first["max_turns"]), rest)
+        session = self._made(id, first["trial"], first["sampling"], first["seed"], first["max_turns"])
+        session.tree = read_tree(rest)
+        session.recall(rest)
         if session.closed is None:
             self._live[id] = session
         else:

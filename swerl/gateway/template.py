@@ -16,7 +16,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jinja2
 import jinja2.ext
@@ -85,7 +85,8 @@ class ChatTemplate:
         except _REFUSALS:
             return None
         tail = tail.rpartition(self._marker)[2]
-        stops = [self.stop_texts[last_token]] if last_token in self.stop_ids else list(self.stop_texts.values())
+        own = self.stop_texts.get(last_token)
+        stops = [own] if own and own in tail else [stop for stop in self.stop_texts.values() if stop]
         at = min((tail.index(stop) for stop in stops if stop in tail), default=None)
         return None if at is None else self._after_stop(tail[at:], last_token)
 
@@ -142,7 +143,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
 class _Generation(jinja2.ext.Extension):
     """``{% generation %}`` marks what the assistant wrote; for rendering it is transparent."""
 
-    tags = {"generation"}
+    tags: ClassVar = {"generation"}
 
     def parse(self, parser: Any) -> Any:
         next(parser.stream)

@@ -23,7 +23,7 @@ from swerl.gateway.chat import Answer
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """A fixed run of tokens, kept as the JSON that engine requests and the journal need: a third of a list's memory, and never dumped twice."""
+    """A fixed run of tokens, kept as the JSON that engine requests and the journal need: a third of a list's memory, dumped once."""
 
     json: bytes
     count: int
@@ -42,8 +42,9 @@ class Tokens:
 
 @dataclass(slots=True, eq=False)
 class Context:
-    """``key`` identifies the messages it renders (with the tools, for a run that starts a conversation). ``end``: tokens from the root up to
-    here; ``depth``: sampled turns up to here; ``saved``: it is in the journal."""
+    """``key`` identifies the messages it renders (with the tools, for a run that starts a conversation). ``end``: tokens from the root
+    up to here; ``depth``: sampled turns up to here; ``saved``: it is in the journal; ``covers``: how many messages a start has taken over as
+    context although turns of ours were among them (0 for the usual start)."""
 
     id: int
     parent: Turn | Context | None
@@ -54,6 +55,7 @@ class Context:
     copy_of: Turn | None = None
     signature: bytes = b""  # of tools and system text; set where a conversation starts
     tool_count: int = 0
+    covers: int = 0
     saved: bool = False
     turns: list[Turn] = field(default_factory=list)
     contexts: dict[bytes, Context] = field(default_factory=dict)
@@ -87,6 +89,7 @@ class SessionTree:
     def __init__(self) -> None:
         self.starts: dict[bytes, Context] = {}
         self.turns: list[Turn] = []
+        self.covered: set[int] = set()  # `Context.covers` of all starts
         self._by_call: dict[str, list[Turn]] = {}
         self._next_id = 0
 
@@ -102,6 +105,7 @@ class SessionTree:
         copy_of: Turn | None = None,
         signature: bytes = b"",
         tool_count: int = 0,
+        covers: int = 0,
         id: int | None = None,
     ) -> Context:
         """``id`` is given only when a journal is read back."""
@@ -109,8 +113,10 @@ class SessionTree:
         if key in siblings:
             raise AssertionError("a context exists once under its parent")
         end, depth = (parent.end, parent.depth) if parent is not None else (0, 0)
-        node = Context(self._take_id(id), parent, key, tokens, end + tokens.count, depth, copy_of, signature, tool_count)
+        node = Context(self._take_id(id), parent, key, tokens, end + tokens.count, depth, copy_of, signature, tool_count, covers)
         siblings[key] = node
+        if covers:
+            self.covered.add(covers)
         return node
 
     def add_turn(
@@ -205,7 +211,7 @@ def conversations(tree: SessionTree) -> dict[Context, list[Turn]]:
 
 
 def side_starts(tree: SessionTree) -> set[Context]:
-    """Starts of conversations that are not the task: single turns without tools in a session that has tools (titles, topics), and probes."""
+    """Starts of conversations that are not the task: probes, and single turns without tools in a session that has tools (titles)."""
     session_has_tools = any(start.tool_count for start in tree.starts.values())
     return {
         start

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -10,7 +9,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # the helpers beside the tests, under --import-mode=importlib
 
-from gatewaykit import CHATML, write_model  # noqa: E402
+from gatewaykit import CHATML, OPENERS, STRICT, write_model
+
+from swerl.gateway.template import ChatTemplate  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -19,19 +20,18 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("policy"), CHATML)
 
 
+@pytest.fixture(scope="session", params=[CHATML, STRICT, OPENERS], ids=["chatml", "strict", "openers"])
+def template(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ChatTemplate:
+    """Three kinds of chat template; see gatewaykit."""
+    eos = ("<|user|>", "<|observation|>") if request.param is OPENERS else ("<|im_end|>", "<|endoftext|>")
+    return ChatTemplate(write_model(tmp_path_factory.mktemp("policy"), request.param, eos))
+
+
 @pytest.fixture(scope="session")
 def vllm_reader(model_dir: Path):
     """vLLM's parsers, loaded once for all tests; safe in any event loop."""
-    from concurrent.futures import ThreadPoolExecutor
-
     from swerl.gateway.parsers import VllmParsers
-    from swerl.gateway.template import ChatTemplate
 
-    reader = VllmParsers(model_dir, ChatTemplate(model_dir), "auto", None, ThreadPoolExecutor(1))
+    reader = VllmParsers(model_dir, ChatTemplate(model_dir), "auto", None)
     reader.load_now()
     return reader
-
-
-@pytest.fixture
-def tools() -> list[dict]:
-    return json.loads(json.dumps(__import__("gatewaykit").TOOLS))

@@ -17,7 +17,16 @@ from swerl.gateway.settings import GatewaySettings
 
 CALL_OPEN, CALL_CLOSE = '<tool_call>\n{"name": "bash", "arguments": {"command": "', '"}}\n</tool_call>'
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|user|>", "<|observation|>"]
-WHOLE = ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "\n<tool_response>\n", "\n</tool_response>", CALL_OPEN, CALL_CLOSE]
+WHOLE = [
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
+    "\n<tool_response>\n",
+    "\n</tool_response>",
+    CALL_OPEN,
+    CALL_CLOSE,
+]
 
 CHATML = r"""
 {%- if tools %}{{- '<|im_start|>system\n' }}{%- if messages[0].role == 'system' %}{{- messages[0].content + '\n' }}{%- endif %}{{- 'Tools:' }}
@@ -91,7 +100,12 @@ def write_model(directory: Path, template: str, eos: tuple[str, ...] = ("<|im_en
     core.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
     core.add_tokens([AddedToken(t, special=False, normalized=False) for t in WHOLE])
     core.save(str(directory / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos[0], "pad_token": "<|endoftext|>", "clean_up_tokenization_spaces": False}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": eos[0],
+        "pad_token": "<|endoftext|>",
+        "clean_up_tokenization_spaces": False,
+    }
     (directory / "tokenizer_config.json").write_text(json.dumps(config))
     (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": [core.token_to_id(t) for t in eos]}))
     (directory / "chat_template.jinja").write_text(template)
@@ -105,7 +119,13 @@ def call_text(command: str) -> str:
 
 @asynccontextmanager
 async def running(
-    directory: Path, model_dir: Path, reader: Any, script: Callable[[ScriptTurn], str | ScriptReply], *, registered: bool = True, **options: Any
+    directory: Path,
+    model_dir: Path,
+    reader: Any,
+    script: Callable[[ScriptTurn], str | ScriptReply],
+    *,
+    registered: bool = True,
+    **options: Any,
 ) -> AsyncIterator[Kit]:
     """A gateway on ``directory`` with a scripted engine, registered unless told otherwise."""
     engine = ScriptedEngine(script, model_dir)

@@ -31,7 +31,11 @@ def test_an_agent_is_served_and_recorded(tmp_path, model_dir, vllm_reader):
             assert "".join(p["function"]["arguments"] for p in pieces) == '{"command": "sed -i \'s/a/b/\' a.py"}'
             assert chunks[-1]["usage"]["completion_tokens"] > 0
             messages += [
-                {"role": "assistant", "content": "thinking ", "tool_calls": [{**pieces[0], "function": {"name": "bash", "arguments": '{"command":"x"}'}}]},
+                {
+                    "role": "assistant",
+                    "content": "thinking ",
+                    "tool_calls": [{**pieces[0], "function": {"name": "bash", "arguments": '{"command":"x"}'}}],
+                },
                 {"role": "tool", "tool_call_id": pieces[0]["id"], "content": ""},
             ]
             last = await kit.chat(key, messages)
@@ -52,7 +56,11 @@ def test_an_agent_is_served_and_recorded(tmp_path, model_dir, vllm_reader):
                 assert (logprob, version) == ((scripted_logprob(token, start + i), 0) if mask else (0.0, -1))
             text = kit.gateway.template.tokenizer.decode(whole, skip_special=False)
             assert "cat -n a.py" in text and "sed -i 's/a/b/'" in text and '"command":"x"' not in text
-            assert await kit.admin("POST", f"/sessions/{session}/close", {"reason": "agent_end"}) == {"turns": 3, "hold_s": 0.0, "aborted": 0}
+            assert await kit.admin("POST", f"/sessions/{session}/close", {"reason": "agent_end"}) == {
+                "turns": 3,
+                "hold_s": 0.0,
+                "aborted": 0,
+            }
             await kit.chat(key, messages, status=401)
 
     asyncio.run(main())
@@ -65,5 +73,7 @@ def test_the_first_prompt_is_what_transformers_renders(model_dir, vllm_reader):
     from swerl.gateway.template import ChatTemplate
 
     messages = [{"role": "system", "content": "Fix."}, {"role": "user", "content": "Häuser  \n\n und 🦊 <tool_call>"}]
-    theirs = AutoTokenizer.from_pretrained(model_dir).apply_chat_template(messages, tools=TOOLS, add_generation_prompt=True, return_dict=False)
+    theirs = AutoTokenizer.from_pretrained(model_dir).apply_chat_template(
+        messages, tools=TOOLS, add_generation_prompt=True, return_dict=False
+    )
     assert ChatTemplate(model_dir).prompt([Message(m["role"], m["content"]) for m in messages], TOOLS) == theirs

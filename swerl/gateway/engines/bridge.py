@@ -6,7 +6,6 @@ that the engine is away; any other error status is the engine's refusal of this 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 import aiohttp
@@ -32,11 +31,8 @@ class BridgeEngine:
         rest = {"epoch": self._epoch, "request_id": request_id, "session": session, "sampling": sampling.as_dict()}
         answer = await self._post("/generate", b'{"prompt_ids":[%b],%b' % (prompt_json, orjson.dumps(rest)[1:]))
         try:
-            return checked(
-                Piece(
-                    answer["token_ids"], answer["logprobs"], answer["versions"], answer["finish_reason"], int(answer.get("cached_tokens") or 0)
-                )
-            )
+            cached = int(answer.get("cached_tokens") or 0)
+            return checked(Piece(answer["token_ids"], answer["logprobs"], answer["versions"], answer["finish_reason"], cached))
         except (KeyError, ValueError, TypeError) as error:
             raise EngineError(f"the engine's answer breaks the protocol: {error}") from error
 
@@ -55,7 +51,7 @@ class BridgeEngine:
                 if response.status != 200:
                     raise EngineError(f"the engine answered {response.status}: {data[:300].decode(errors='replace')}")
                 return orjson.loads(data)
-        except (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError) as error:
+        except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
             raise EngineAwayError(f"{type(error).__name__}: {error}") from error
         except orjson.JSONDecodeError as error:
             raise EngineError(f"the engine's answer is no JSON: {error}") from error

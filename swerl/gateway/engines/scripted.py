@@ -6,7 +6,8 @@ A script is a function of a `ScriptTurn` that returns what the policy says: text
 a `ScriptReply` for control over tokens, delay and finish. Log-probabilities are a function of token and position
 (`scripted_logprob`), so that a test can tell whether each token kept its own.
 
-``POST /generate`` {"epoch","request_id","session","prompt_ids","sampling"} -> {"token_ids","logprobs","versions","finish_reason","cached_tokens"}
+``POST /generate`` {"epoch","request_id","session","prompt_ids","sampling"}
+    -> {"token_ids","logprobs","versions","finish_reason","cached_tokens"}
 ``POST /abort``    {"request_ids"} or {"session"}: these answer at once with what they have, finish_reason "aborted"
 ``POST /control``  {"version"} {"away"} {"epoch"}: what a test changes while it runs
 """
@@ -84,7 +85,7 @@ class ScriptedEngine:
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
         app = web.Application(client_max_size=1 << 30)
         app.add_routes([web.post("/generate", self._generate), web.post("/abort", self._abort), web.post("/control", self._control)])
-        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.5)
+        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.05)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port, backlog=4096)
         await site.start()
@@ -203,7 +204,9 @@ async def register(engine: ScriptedEngine, services: Path) -> None:
 @click.option("--epoch", default=1)
 @click.option("--version", default=0)
 @click.option("--register", "services", type=click.Path(exists=True, path_type=Path), help="services.json of a run: register there.")
-def main(host: str, port: int, script: str, tokenizer: Path | None, token: str | None, epoch: int, version: int, services: Path | None) -> None:
+def main(
+    host: str, port: int, script: str, tokenizer: Path | None, token: str | None, epoch: int, version: int, services: Path | None
+) -> None:
     async def serve() -> None:
         engine = ScriptedEngine(load_script(script), tokenizer, epoch=epoch, version=version, keep_requests=False)
         engine.token = token or engine.token
