@@ -1,8 +1,8 @@
 """Preflight: everything that can be known before a run starts, found in seconds and named by id. It reads; it never writes.
 
 ``run(cfg)`` looks at a configuration and this machine and returns a ``Report``; ``run_file(path, profile)`` begins at the file, so that
-what is wrong with it is in the same report. ``explain(id)`` says in words what a check does and what to do about its finding. One module per
-family of checks; ``catalog`` lists them all.
+what is wrong with it is in the same report. ``explain(id)`` says in words what a check does and what to do about its finding. One module
+per family of checks; ``catalog`` lists them all.
 
 Invariants: nothing here imports torch, vllm, ray, verl, wandb, transformers or harbor (what needs one of them asks a subprocess of the
 environment that has it); the static part takes at most a second and the live part ten; a probe that hangs is a finding, not a hang.

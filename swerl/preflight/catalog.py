@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from swerl.preflight import batch, configuration, environments, gpus, host, policy, resume, sandbox, tasks, training
+from swerl.preflight import batch, configuration, environments, gpus, host, policy, resume, sandbox, tasks, templates, training
 from swerl.preflight.check import Check
 
 CHECKS: tuple[Check, ...] = (
     *configuration.CHECKS,
     *policy.CHECKS,
+    *templates.CHECKS,
     *batch.CHECKS,
     *training.CHECKS,
     *tasks.CHECKS,

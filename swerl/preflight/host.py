@@ -352,12 +352,12 @@ class Leftovers(Check):
     budget_s = 5.0
 
     def run(self, ctx: Context) -> Iterator[Finding]:
-        from swerl.runs.process import owned_processes
+        from swerl.runs.process import TOKEN_VARIABLE, owned_processes
 
         token_file = ctx.run_dir.token
         if not token_file.is_file():
             raise NotApplicable("this run has not been started before")
-        found = owned_processes(token_file.read_text().strip(), ())
+        found = owned_processes({TOKEN_VARIABLE: token_file.read_text().strip()}, ())
         if found:
             named = ", ".join(f"{seen.command} (pid {seen.pid})" for seen in found[:3])
             yield self.found(f"{len(found)} process(es) of an earlier start are alive: {named}", str(ctx.cfg.run_dir))

@@ -70,7 +70,7 @@ class SandboxStarts(Check):
             "processes": sandbox.max_processes,
             "file_mb": sandbox.max_file_mb,
         }
-        answer = ctx.ask([str(python), str(PROBE)], timeout_s=9.0, stdin=orjson.dumps(asked).decode())
+        answer = ctx.ask([str(python), "-P", str(PROBE)], timeout_s=9.0, stdin=orjson.dumps(asked).decode())
         lines = answer.out.strip().splitlines()
         if not answer.ok or not lines:
             yield self.found(f"it does not start: {_last_line(answer.err) or f'the probe ended with {answer.code}'}", where)
@@ -81,6 +81,12 @@ class SandboxStarts(Check):
             return
         if said["code"] != 0 or said["out"].strip() != "swerl":
             yield self.found(f"a command in it ended with {said['code']} and printed {said['out'][:80]!r}", where)
+        if sandbox.network == "gateway" and said["code"] == 0 and not said["gateway"]:
+            yield self.found("the gateway's port does not answer in it", where)
+        for gap in said["missing"]:
+            yield self.found(
+                f"this machine cannot enforce {gap}", where, severity="note", remedy="run as root with writable control groups"
+            )
         if sandbox.network != "public" and said["network"]:
             yield self.found(f"it can reach {said['network']}, though harbor_runtime.sandbox.network is {sandbox.network}", where)
         yield Fact(f"started in {said['start_s']:.2f} s, network {sandbox.network}")
