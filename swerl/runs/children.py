@@ -64,6 +64,7 @@ class Children:
 
     def _spawn(self, spec: ProcessSpec, log: IO[bytes]) -> subprocess.Popen[bytes]:
         supervisor = os.getpid()
+        environment = {**os.environ, **self._environment, **spec.env, PROCESS_VARIABLE: spec.name}
 
         def in_child() -> None:
             _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
@@ -75,7 +76,8 @@ class Children:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **self._environment, **spec.env, PROCESS_VARIABLE: spec.name},
+            env={name: value for name, value in environment.items() if value is not None},
+            cwd=spec.cwd,
             start_new_session=True,
             preexec_fn=in_child,  # safe: the supervisor has one thread
         )

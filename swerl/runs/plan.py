@@ -9,7 +9,8 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
-    """One process. ``env`` is added to the supervisor's own environment; ``log`` gets stdout and stderr, appended.
+    """One process. ``env`` is laid over the supervisor's own environment, None takes a variable away; ``log`` gets stdout and stderr,
+    appended.
 
     A service counts as up when ``services.json`` has an entry ``name`` with its pid and ``GET health_path`` on that entry's ``url_key``
     answers below 500. A process without ``url_key`` is up when it is started."""
@@ -17,7 +18,8 @@ class ProcessSpec:
     name: str
     argv: tuple[str, ...]
     log: Path
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str | None] = field(default_factory=dict)
+    cwd: Path | None = None
     url_key: str = ""
     health_path: str = ""
     ready_timeout_s: float = 120.0

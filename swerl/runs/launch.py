@@ -1,0 +1,104 @@
+"""From a configuration to a supervised run: the plan of the real processes, and the whole of ``swerl train`` below the command line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from swerl.config import RunConfig
+from swerl.config.schema import keys
+from swerl.errors import fail
+from swerl.preflight.context import Context
+from swerl.render import process_environment, runner_environment
+from swerl.runs.display import Display
+from swerl.runs.plan import Plan, ProcessSpec
+from swerl.runs.prepare import prepare
+from swerl.runs.registry import Run
+from swerl.runs.rundir import RunDir
+from swerl.runs.states import State
+from swerl.runs.supervisor import Outcome, Supervisor
+from swerl.runs.takeover import taken
+
+TRAINER_GRACE_S = 20.0
+
+
+def plan_for(config: RunConfig, run: RunDir) -> Plan:
+    """The processes of a real run. Secrets are in the trainer's environment only: gateway and runner serve agents.
+
+    Raises SWERL-R018 when an environment is missing."""
+    train = _python(config.environment.venv_path)
+    trials = _python(config.environment.trials_venv_path)
+    no_secrets: Mapping[str, str | None] = {key.env: None for key in keys().values() if key.secret and key.env}
+    always = {"PYTHONUNBUFFERED": "1"}
+
+    def spec(name: str, python: Path, module: str, env: Mapping[str, str | None], **rest) -> ProcessSpec:
+        # -P: the directory a user happens to be in must not shadow a module
+        argv = (str(python), "-P", "-m", module, "--run-dir", str(run.root))
+        return ProcessSpec(name, argv, run.log_of(name), {**always, **env}, cwd=run.root, **rest)
+
+    return Plan(
+        services=(
+            spec("gateway", train, "swerl.gateway", no_secrets, url_key="public_url", health_path="/health/liveliness"),
+            spec("runner", trials, "swerl.trials", {**no_secrets, **runner_environment(config)}, url_key="url", health_path="/stats"),
+        ),
+        trainer=spec("trainer", train, "swerl.trainer", process_environment(config, run), stop_grace_s=TRAINER_GRACE_S),
+        total_steps=Context(config).steps(),
+    )
+
+
+def launch(
+    config: RunConfig,
+    display: Callable[[], Display],
+    *,
+    fresh: bool = False,
+    plan: Callable[[RunConfig, RunDir], Plan] = plan_for,
+    notice: Callable[[str], None] = print,
+) -> tuple[Run, Outcome | None]:
+    """Run the configuration to its end, from wherever its run directory stands. The outcome is None when there was nothing left to do: the
+    run is complete, and the configuration is the one it was completed with.
+
+    ``fresh`` (or ``training.resume: never``) moves an earlier run of this name aside first. Raises what preparing can raise; how the run
+    itself ended is in the outcome."""
+    run = RunDir.at(config.run_dir)
+    if fresh or config.training.resume == "never":
+        aside = set_aside(run)
+        if aside:
+            notice(f"the earlier run of this name is now {aside}")
+    with taken(run) as held:
+        if held.swept:
+            notice(f"an earlier start of this run left something: {held.swept}")
+        before = held.before
+        if before is not None and before.state == State.COMPLETED and before.config_digest == config.digest:
+            return before, None
+        prepared = held.registry.prepare(run.id, config.digest)
+        prepare(config, run, attempt=prepared.attempt + 1, command=sys.argv)
+        screen = display()
+        try:
+            outcome = Supervisor(run, held.registry, plan(config, run), screen).run()
+        finally:
+            screen.close()
+        ended = held.registry.get(run.id)
+        assert ended is not None
+        return ended, outcome
+
+
+def set_aside(run: RunDir) -> str | None:
+    """Rename an existing run to ``<id>~<n>``, in the registry too, and return that name; None when there is none to move. A living run is
+    refused (SWERL-R006)."""
+    if not run.manifest.exists():
+        return None
+    with taken(run) as held:
+        number = next(n for n in range(1, 1_000_000) if not run.root.with_name(f"{run.id}~{n}").exists())
+        aside = f"{run.id}~{number}"
+        run.root.rename(run.root.with_name(aside))
+        if held.before is not None:
+            held.registry.rename(run.id, aside)
+        return aside
+
+
+def _python(environment: Path) -> Path:
+    python = environment / "bin" / "python"
+    if not python.exists():
+        raise fail("SWERL-R018", "there is no Python environment here", "make setup", where=str(environment))
+    return python
