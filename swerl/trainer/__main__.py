@@ -52,13 +52,13 @@ def train(run: RunDir) -> int:
         passed_over=passed_over,
         superseded_rows=metrics.superseded,
     )
-    composed = compose(run, verl_overrides(config, run), restored)
+    composed = compose([*verl_overrides(config, run), f"+swerl.paths={config.capture.paths}"], restored)
     ended = launch(composed)
     events.emit("trainer.end", durable=True, how=ended)
     return {"completed": 0, "stopped": STOPPED}[ended]
 
 
-def compose(run: RunDir, overrides: list[str], restored: Checkpoint | None):
+def compose(overrides: list[str], restored: Checkpoint | None):
     """verl's configuration for this start: the rendered overrides, and where to resume from."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_module
