@@ -14,13 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.cyaml import CParser
+from yaml.resolver import BaseResolver
 
 from swerl.errors import Problem, SwerlError, fail
-
-try:
-    from yaml import CParser as _Parser
-except ImportError:  # PyYAML built without libyaml parses the same language, slower
-    _Parser = None
 
 KeyPath = tuple[str | int, ...]
 
@@ -50,22 +47,12 @@ class Document:
     places: Mapping[KeyPath, Place] = field(default_factory=dict)
 
 
-if _Parser is not None:
+class _Loader(CParser, BaseResolver):
+    """libyaml's parser, which composes nodes and resolves no tags: `scalar` decides types from the text."""
 
-    class _Loader(_Parser, yaml.resolver.BaseResolver):
-        def __init__(self, stream: str):
-            _Parser.__init__(self, stream)
-            yaml.resolver.BaseResolver.__init__(self)
-
-else:
-
-    class _Loader(yaml.reader.Reader, yaml.scanner.Scanner, yaml.parser.Parser, yaml.composer.Composer, yaml.resolver.BaseResolver):
-        def __init__(self, stream: str):
-            yaml.reader.Reader.__init__(self, stream)
-            yaml.scanner.Scanner.__init__(self)
-            yaml.parser.Parser.__init__(self)
-            yaml.composer.Composer.__init__(self)
-            yaml.resolver.BaseResolver.__init__(self)
+    def __init__(self, stream: str):
+        CParser.__init__(self, stream)
+        BaseResolver.__init__(self)
 
 
 def read(path: Path, shown_as: str | None = None) -> Document:
@@ -134,13 +121,12 @@ def _compose(text: str) -> yaml.Node | None:
     try:
         return loader.get_single_node()
     finally:
-        if hasattr(loader, "dispose"):
-            loader.dispose()
+        loader.dispose()
 
 
 def _value(node: yaml.Node, path: KeyPath, name: str, places: dict[KeyPath, Place], twice: list[Problem]) -> Any:
     if isinstance(node, yaml.ScalarNode):
-        return scalar(node.value) if node.style is None else node.value
+        return node.value if node.style else scalar(node.value)
     if isinstance(node, yaml.SequenceNode):
         items = []
         for index, child in enumerate(node.value):

@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -53,7 +54,7 @@ def build(
     values: Mapping[str, Any], *, secrets: Secrets, source: Mapping[str, str], file: Path, profile: str | None, base_dir: Path
 ) -> RunConfig:
     """The typed configuration of values that are already resolved (as `RunConfig.as_dict` gives them)."""
-    hints = get_type_hints(RunConfig)
+    hints = _hints(RunConfig)
     typed = {name: _construct(hints[name], values[name]) for name in SECTIONS}
     digest = hashlib.sha256(orjson.dumps({k: _plain(v) for k, v in typed.items()}, option=orjson.OPT_SORT_KEYS)).hexdigest()
     return RunConfig(
@@ -61,10 +62,13 @@ def build(
     )
 
 
+_hints = cache(get_type_hints)  # evaluating annotations costs more than everything else here
+
+
 def _construct(hint: Any, value: Any) -> Any:
     """``value`` as the type ``hint``: a dataclass from a mapping, a tuple from a list, a Path from text, a float from a whole number."""
     if is_dataclass(hint):
-        inner = get_type_hints(hint)
+        inner = _hints(hint)
         return hint(**{f.name: _construct(inner[f.name], value[f.name]) for f in fields(hint) if f.name in value})
     origin = get_origin(hint)
     if origin in (Union, UnionType):

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from swerl.errors import fail
+
 # Text that needs no quotes: it starts like a word or a path and can be read neither as a number nor as one of Hydra's own words.
 _PLAIN = re.compile(r"^[A-Za-z_/][A-Za-z0-9_./-]*$")
 _WORDS = {"true", "false", "null", "nan", "inf"}
@@ -37,7 +39,10 @@ def literal(value: Any) -> str:
 
 
 def _key(key: str) -> str:
-    return key if re.match(r"^[A-Za-z_][A-Za-z0-9_.-]*$", key) else _quoted(key)
+    """Hydra has no quotes for the keys of a mapping: what it would read otherwise cannot be written."""
+    if not re.match(r"^[A-Za-z_][A-Za-z0-9_.-]*$", key) or key.lower() in _WORDS:
+        raise fail("SWERL-C018", f"the key {key!r} cannot be passed to verl", "use letters, digits, `_`, `.` and `-`", "verl_overrides")
+    return key
 
 
 def _quoted(text: str) -> str:

@@ -39,6 +39,7 @@ RUN_LABEL = "harbor-run"
 def trial_settings(config: RunConfig) -> dict[str, Any]:
     """Raises C017 when the agent or the sandbox cannot do what a key asks for."""
     a = config.harbor_agent
+    _one_of_each(a)
     return {
         "agent": {
             **({"import_path": a.agent_import_path} if a.agent_import_path else {"name": a.agent_name}),
@@ -61,6 +62,24 @@ def trial_settings(config: RunConfig) -> dict[str, Any]:
         "verifier_timeout_multiplier": a.verifier_timeout_multiplier,
         "environment_build_timeout_multiplier": a.environment_build_timeout_multiplier,
     }
+
+
+def _one_of_each(a: HarborAgent) -> None:
+    """Agent and sandbox are each named once: by class, or by Harbor's name."""
+    if bool(a.environment_type) == bool(a.environment_import_path):
+        raise fail(
+            "SWERL-C017",
+            "the sandbox must be named by exactly one of environment_import_path and environment_type",
+            "set harbor_agent.environment_type to null, or environment_import_path to null and environment_type to a backend of Harbor",
+            "harbor_agent.environment_type",
+        )
+    if not a.agent_name and not a.agent_import_path:
+        raise fail(
+            "SWERL-C017",
+            "no agent is named",
+            "set harbor_agent.agent_import_path, or harbor_agent.agent_name to an agent of Harbor",
+            "harbor_agent.agent_name",
+        )
 
 
 def backend(a: HarborAgent) -> str:
