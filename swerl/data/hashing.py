@@ -1,8 +1,9 @@
 """Content identity of a task directory.
 
-``task_hash`` covers every regular file below the directory: its path relative to the directory, whether its owner may execute it, and its bytes.
-Symbolic links count by their target text and are not followed. Times, owners, other mode bits and the directory's own name do not count, so a copy,
-a checkout and an unpacked archive of one task have one hash. Python's caches (``__pycache__``, ``*.pyc``) are not part of a task.
+``task_hash`` covers every regular file below the directory: its path relative to the directory, whether its owner may execute it, and its
+bytes. Symbolic links count by their target text and are not followed. Times, owners, other mode bits and the directory's own name do not
+count, so a copy, a checkout and an unpacked archive of one task have one hash. Python's caches (``__pycache__``, ``*.pyc``) are not part
+of a task.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def task_hash(directory: Path | str) -> str:
     digest = hashlib.sha256()
     for relative, path in sorted(_files(root)):
         if path.is_symlink():
-            kind, content = b"l", os.fsencode(os.readlink(path))
+            kind, content = b"l", os.fsencode(path.readlink())
         else:
             kind = b"x" if path.stat().st_mode & 0o100 else b"-"
             content = path.read_bytes()

@@ -1,8 +1,8 @@
 """Indexes: parquet files whose rows point at task directories.
 
-One row: ``prompt`` (one user message, the instruction), ``data_source``, ``reward_model`` ({"style": "rule", "ground_truth": null}: the verifier
-decides) and ``extra_info`` (``Entry``, with ``task_path`` relative to the index file's directory). Every function checks what it reads; a bad row is
-SWERL-D003 with its number. Files are written beside their place and moved there: a reader never sees half an index.
+One row: ``prompt`` (one user message, the instruction), ``data_source``, ``reward_model`` ({"style": "rule", "ground_truth": null}: the
+verifier decides) and ``extra_info`` (``Entry``, with ``task_path`` relative to the index file's directory). Every function checks what it
+reads; a bad row is SWERL-D003 with its number. Files are written beside their place and moved there: a reader never sees half an index.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def missing_parts(directory: Path) -> list[str]:
 def entry(directory: Path, split: str, data_source: str = "harbor") -> Entry:
     """The entry of one task directory; SWERL-D001 if it is none."""
     if missing := missing_parts(directory):
-        raise fail("SWERL-D001", f"{directory} is not a task: {', '.join(missing)} missing", "give a directory in Harbor's task layout", str(directory))
+        what = f"{directory} is not a task: {', '.join(missing)} missing"
+        raise fail("SWERL-D001", what, "give a directory in Harbor's task layout", str(directory))
     instruction = (directory / "instruction.md").read_text(encoding="utf-8").strip()
     return Entry(directory.resolve(), task_hash(directory), directory.name, split, instruction, data_source)
 
@@ -96,9 +97,11 @@ def verify(path: Path, hashes: bool = True) -> list[Problem]:
     for number, item in enumerate(read(path)):
         where = f"{path}:row {number}"
         if missing := missing_parts(item.path):
-            problems.append(Problem("SWERL-D005", f"task {item.task_id}: {item.path} lacks {', '.join(missing)}", "restore the task or drop the row", where))
+            what = f"task {item.task_id}: {item.path} lacks {', '.join(missing)}"
+            problems.append(Problem("SWERL-D005", what, "restore the task or drop the row", where))
         elif hashes and task_hash(item.path) != item.task_hash:
-            problems.append(Problem("SWERL-D006", f"task {item.task_id} changed since the index was built", "build the index again", where))
+            what = f"task {item.task_id} changed since the index was built"
+            problems.append(Problem("SWERL-D006", what, "build the index again", where))
     return problems
 
 

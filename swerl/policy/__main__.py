@@ -15,13 +15,19 @@ from swerl.errors import SwerlError
 @click.command(help=__doc__)
 @click.option("--out", type=click.Path(path_type=Path), help="Directory to write weights, tokenizer and model_card.json to.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--threads", type=int, default=min(2, os.cpu_count() or 1), show_default=True, help="Part of the build's identity: sums depend on it.")
+@click.option(
+    "--threads", type=int, default=min(2, os.cpu_count() or 1), show_default=True, help="Part of the build's identity: sums depend on it."
+)
 @click.option("--continue", "source", type=click.Path(path_type=Path, exists=True), help="Start from this policy instead of from nothing.")
 @click.option("--steps", type=int, help="With --continue: number of supervised steps.")
 @click.option("--seconds", type=float, help="With --continue: as many steps as the source's build made in this time.")
 @click.option("--gold", is_flag=True, help="With --continue: gold demonstrations only, instead of the build's mix.")
-@click.option("--measure", "measured", type=click.Path(path_type=Path, exists=True), help="Only print this policy's rates on the held-out tasks.")
-@click.option("--instruction", type=click.Choice(["full", "file", "none"]), default="full", help="With --measure: what the policy may read.")
+@click.option(
+    "--measure", "measured", type=click.Path(path_type=Path, exists=True), help="Only print this policy's rates on the held-out tasks."
+)
+@click.option(
+    "--instruction", type=click.Choice(["full", "file", "none"]), default="full", help="With --measure: what the policy may read."
+)
 def main(
     out: Path | None,
     seed: int,

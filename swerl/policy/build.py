@@ -1,11 +1,13 @@
 """Build, continue and measure the demo policy.
 
-``build`` leaves a directory with weights, tokenizer and ``model_card.json``, or raises SWERL-M001 when the new policy falls outside the window and
-leaves what was there. A directory whose card names the same digest (recipe, seed, threads, code) and whose weights are intact is not built again.
+``build`` leaves a directory with weights, tokenizer and ``model_card.json``, or raises SWERL-M001 when the new policy falls outside the
+window and leaves what was there. A directory whose card names the same digest (recipe, seed, threads, code) and whose weights are intact
+is not built again.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import hashlib
 import json
@@ -81,7 +83,9 @@ def build(out: Path, seed: int, threads: int, recipe: Recipe | None = None, say:
     return _place(model, tokenizer, out, {**card, "wall_s": round(time.monotonic() - started, 1)})
 
 
-def continue_training(source: Path, out: Path, steps: int | None, seconds: float | None, gold: bool, threads: int, say: Say = print) -> dict[str, Any]:
+def continue_training(
+    source: Path, out: Path, steps: int | None, seconds: float | None, gold: bool, threads: int, say: Say = print
+) -> dict[str, Any]:
     """The supervised control: further steps from ``source`` on the same mix (or on gold demonstrations), on tasks drawn with another seed.
 
     ``seconds`` is turned into steps by the speed that the source's card recorded.
@@ -114,7 +118,8 @@ def continue_training(source: Path, out: Path, steps: int | None, seconds: float
 
 
 def measure_policy(source: Path, instruction: str, threads: int, seed: int = 0) -> dict[str, Any]:
-    """Rates on the held-out tasks. ``instruction`` "none" withholds the issue text, "file" all of it but the file's name: the blind controls."""
+    """Rates on the held-out tasks. ``instruction`` "none" withholds the issue text, "file" all of it but the file's name: the blind
+    controls."""
     torch.set_num_threads(threads)
     tokenizer, model = transformers.AutoTokenizer.from_pretrained(source), models.load_model(source)
     tasks = make_tasks(repair.VAL_SEED, repair.NUM_VAL, "val")
@@ -124,10 +129,13 @@ def measure_policy(source: Path, instruction: str, threads: int, seed: int = 0) 
 
 def build_digest(recipe: Recipe, seed: int, threads: int) -> str:
     """Hash of all that decides the weights on one kind of machine."""
-    digest = hashlib.sha256(json.dumps([recipe.as_dict(), seed, threads, torch.__version__, transformers.__version__], sort_keys=True).encode())
+    digest = hashlib.sha256(
+        json.dumps([recipe.as_dict(), seed, threads, torch.__version__, transformers.__version__], sort_keys=True).encode()
+    )
     for path in [Path(__file__).with_name(f"{name}.py") for name in SOURCES] + sorted(Path(generate.__file__).parent.glob("*.py")):
         if path.stem in ("families", "repair", *SOURCES):
-            digest.update(path.read_bytes())
+            # The syntax tree, so that a comment or a line break rebuilds nothing.
+            digest.update(ast.dump(ast.parse(path.read_bytes())).encode())
     return digest.hexdigest()
 
 

@@ -5,7 +5,8 @@ misfix    reads the file, edits the right line into something else that is wrong
 wrong     reads the file, makes another task's edit
 blind     makes another task's edit without reading
 quit      reads the file and says done
-A mix gives each kind's share. Only ``good`` teaches repair; the others give the warm start the habits that reinforcement learning then removes.
+A mix gives each kind's share. Only ``good`` teaches repair; the others give the warm start the habits that reinforcement learning then
+removes.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ class Example:
 
 def turns(task: RepairTask, other: RepairTask, kind: str, rng: random.Random) -> list[tuple[str, bool]]:
     """(text, written by the policy) after the prompt."""
-    read = [(protocol.call_text(f"cat -n {task.file}") + protocol.END, True), (protocol.observation_text(protocol.numbered(task.code)), False)]
+    read = [
+        (protocol.call_text(f"cat -n {task.file}") + protocol.END, True),
+        (protocol.observation_text(protocol.numbered(task.code)), False),
+    ]
     end = [(protocol.DONE + protocol.END, True)]
     if kind == "quit":
         return read + end

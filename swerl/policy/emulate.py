@@ -1,8 +1,8 @@
 """Demo trials without a sandbox: a batched sampler, a two-command shell and an in-process grader. For measuring and tuning the policy only.
 
-The shell knows ``cat [-n] FILE`` and ``sed -i 'Ns/old/new/[g]' FILE`` on the task's own files, by Python's own means; every other command is refused
-and changes nothing. Patterns with regular-expression signs are refused too, so a rate measured here can fall short of a real shell's by the few
-trials in which such a pattern would have worked; it never exceeds it.
+The shell knows ``cat [-n] FILE`` and ``sed -i 'Ns/old/new/[g]' FILE`` on the task's own files, by Python's own means; every other command
+is refused and changes nothing. Patterns with regular-expression signs are refused too, so a rate measured here can fall short of a real
+shell's by the few trials in which such a pattern would have worked; it never exceeds it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from swerl.policy.tokenizer import encode, prompt_text
 _CAT = re.compile(r"cat( -n)? ([a-z]+\.py)")
 _SED = re.compile(r"sed -i '([0-9]*)s/([^/']+)/([^/']*)/(g?)' ([a-z]+\.py)")
 _PATTERN_SIGNS = set("[]*.^$\\")
-_BUILTINS = {name: __builtins__[name] if isinstance(__builtins__, dict) else getattr(__builtins__, name) for name in ("range", "max", "min", "pow", "len", "sum", "abs")}
+_BUILTINS = {"range": range, "max": max, "min": min, "pow": pow}  # all that the families' functions call
 GRADE_TIMEOUT_S = 1.0
 
 

@@ -1,7 +1,8 @@
 """The words of a demo trial, as the ``mini`` agent and the gateway exchange them.
 
-system "Fix the bug." · user: the task's instruction · then turns of one bash call each, its output as the tool message, until a message without a call.
-A gold trial: ``cat -n FILE`` → ``sed -i 'Ns/old/new/' FILE`` → ``done``. The policy writes calls in the hermes form inside the assistant's text.
+system "Fix the bug." · user: the task's instruction · then turns of one bash call each, its output as the tool message, until a message
+without a call. A gold trial: ``cat -n FILE`` → ``sed -i 'Ns/old/new/' FILE`` → ``done``. The policy writes calls in the hermes form
+inside the assistant's text.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """First ``clean_steps`` on gold demonstrations, then ``mixed_steps`` on ``mix``. Learning rates: warm-up, constant, then linear decay."""
+    """First ``clean_steps`` on gold demonstrations, then ``mixed_steps`` on ``mix``. Learning rates: warm-up, constant, then linear
+    decay."""
 
     clean_steps: int = 600
     mixed_steps: int = 170

@@ -1,6 +1,8 @@
-"""A stand-in for the real trainer: GRPO with the GSPO ratio on emulated trials. For choosing a recipe in minutes; no result page rests on it.
+"""A stand-in for the real trainer: GRPO with the GSPO ratio on emulated trials. For choosing a recipe in minutes; no result page rests on
+it.
 
-It follows the demo profile: groups normalised by their deviation, two updates a step, sequence-mean token-mean loss, clip 0.2, no KL term, AdamW.
+It follows the demo profile: groups normalised by their deviation, two updates a step, sequence-mean token-mean loss, clip 0.2, no KL
+term, AdamW.
 """
 
 from __future__ import annotations
@@ -70,7 +72,8 @@ def reinforce(
 
 
 def gspo_loss(new: Tensor, old: Tensor, mask: Tensor, advantages: Tensor, clip: float) -> Tensor:
-    """GSPO (arXiv:2507.18071): the ratio is the sequence's geometric mean; its gradient is spread over the sequence's tokens. All [batch, tokens]."""
+    """GSPO (arXiv:2507.18071): the ratio is the sequence's geometric mean; its gradient is spread over the sequence's tokens. All [batch,
+    tokens]."""
     lengths = mask.sum(1)
     sequence = ((new - old) * mask).sum(1) / lengths
     ratio = torch.exp(sequence.detach()[:, None] + new - new.detach())

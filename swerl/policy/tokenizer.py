@@ -1,8 +1,9 @@
 """The policy's tokenizer: byte-level BPE on generated tasks, ChatML with hermes-style tool calls.
 
-Properties that the rest relies on, each tested: every text round-trips; the call scaffold and the prefix of a ``cat -n`` line are single tokens; the
-template gives back an assistant's sampled text for a well-formed call, whether the call's arguments are a JSON string or an object; the text that
-the template adds after an assistant turn is ``protocol.observation_text``. Tools are rendered as their names only, which saves tokens.
+Properties that the rest relies on, each tested: every text round-trips; the call scaffold and the prefix of a ``cat -n`` line are single
+tokens; the template gives back an assistant's sampled text for a well-formed call, whether the call's arguments are a JSON string or an
+object; the text that the template adds after an assistant turn is ``protocol.observation_text``. Tools are rendered as their names only,
+which saves tokens.
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ def build(tasks: list[RepairTask]) -> PreTrainedTokenizerFast:
     core.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     core.decoder = decoders.ByteLevel()
     size = VOCABULARY - len(WHOLE) - len(SPECIAL)
-    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=[], show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=[], show_progress=False
+    )
     core.train_from_iterator(_corpus(tasks), trainer)
     core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     core.add_tokens([AddedToken(token, special=False, normalized=False) for token in WHOLE])

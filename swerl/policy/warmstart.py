@@ -98,7 +98,9 @@ def _batches(tokenizer: PreTrainedTokenizerFast, tasks: list[RepairTask], recipe
             task = order.pop()
             trial = demonstrations.turns(task, rng.choice(tasks), demonstrations.draw_kind(rng, mix), rng)
             chunk.append(
-                demonstrations.encode_example(lambda text: encode(tokenizer, text), frame.replace("\x00", task.issue), trial, recipe.context_weight)
+                demonstrations.encode_example(
+                    lambda text: encode(tokenizer, text), frame.replace("\x00", task.issue), trial, recipe.context_weight
+                )
             )
         drawn += number
         chunk.sort(key=lambda example: len(example.ids))

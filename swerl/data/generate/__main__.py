@@ -1,7 +1,7 @@
 """``python -m swerl.data.generate --out DIR``: the demo's task directories and indexes.
 
-Leaves ``DIR/train/``, ``DIR/val/`` (one directory per task), ``DIR/train.parquet``, ``DIR/val.parquet`` and ``DIR/made_from.json``. Does nothing when
-``made_from.json`` says that the same generator made the same set there.
+Leaves ``DIR/train/``, ``DIR/val/`` (one directory per task), ``DIR/train.parquet``, ``DIR/val.parquet`` and ``DIR/made_from.json``. Does
+nothing when ``made_from.json`` says that the same generator made the same set there.
 """
 
 from __future__ import annotations
@@ -49,15 +49,16 @@ def _generator_hash() -> str:
 
 @click.command(help=__doc__)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-@click.option("--train", "num_train", type=click.IntRange(min=1), default=repair.NUM_TRAIN, show_default=True, help="Number of train tasks.")
+@click.option(
+    "--train", "num_train", type=click.IntRange(min=1), default=repair.NUM_TRAIN, show_default=True, help="Number of train tasks."
+)
 @click.option("--val", "num_val", type=click.IntRange(min=1), default=repair.NUM_VAL, show_default=True, help="Number of val tasks.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Other train tasks; val stays the same.")
 def main(out: Path, num_train: int, num_val: int, seed: int) -> None:
     started = time.monotonic()
     made = write_sets(out, {"train": num_train, "val": num_val}, {"train": repair.TRAIN_SEED + seed, "val": repair.VAL_SEED})
     click.echo(
-        f"{num_train} train and {num_val} val tasks in {out} "
-        + (f"({time.monotonic() - started:.1f} s)" if made else "were there already")
+        f"{num_train} train and {num_val} val tasks in {out} " + (f"({time.monotonic() - started:.1f} s)" if made else "were there already")
     )
 
 

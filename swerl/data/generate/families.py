@@ -1,7 +1,8 @@
 """The functions that repositories are made of, and the bugs that each can have, as data.
 
-A ``Function`` is a template: ``{0}``, ``{1}``, ... in its body stand for its slots. Every slot holding its ``good`` text gives the right function; one
-slot holding its ``bad`` text gives the function with one bug. ``near`` are wrong texts too, none equal to ``bad``: what a careless repair would write.
+A ``Function`` is a template: ``{0}``, ``{1}``, ... in its body stand for its slots. Every slot holding its ``good`` text gives the right
+function; one slot holding its ``bad`` text gives the function with one bug. ``near`` are wrong texts too, none equal to ``bad``: what a
+careless repair would write.
 """
 
 from __future__ import annotations
@@ -11,13 +12,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-VERBS = tuple("keep pick find make calc read scan take sift load push pull rank fold trim tally".split())
-NOUNS = tuple("rows cells items notes files marks tags nodes bins jobs keys parts lines units seats coins logs cards steps slots".split())
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+VERBS = _words("keep pick find make calc read scan take sift load push pull rank fold trim tally")
+NOUNS = _words("rows cells items notes files marks tags nodes bins jobs keys parts lines units seats coins logs cards steps slots")
 # None of these may be a module of the standard library: the hidden tests import by file, but the agent's shell stands in this directory.
-FILES = tuple("util core helpers data tool score misc base text grid".split())
-LISTS = tuple("xs vals data seq nums".split())
-NAMES = tuple("a b x y p q m n u w".split())
-TOTALS = tuple("total acc out".split())
+FILES = _words("util core helpers data tool score misc base text grid")
+LISTS = _words("xs vals data seq nums")
+NAMES = _words("a b x y p q m n u w")
+TOTALS = _words("total acc out")
 COMPARISONS = {">": "greater than", "<": "less than", ">=": "at least", "<=": "at most"}
 ARITHMETIC = {"+": "Sum of {a} and {b}.", "-": "Subtract {b} from {a}.", "*": "Product of {a} and {b}."}
 DIGITS = tuple(range(1, 10))
@@ -70,14 +76,18 @@ def keep_if(rng: random.Random) -> Function:
     xs, sign, k = rng.choice(LISTS), rng.choice(list(COMPARISONS)), rng.choice(DIGITS)
     slots = (_slot(rng, "wrong_comparison", sign, COMPARISONS), _slot(rng, "wrong_constant", k, DIGITS))
     calls = ([list(range(11))], [[k, k + 1, k - 1]], [[]], [[9, 3, 6, 1]])
-    return Function("keep_if", (xs,), f"Keep values {COMPARISONS[sign]} {k}.", (f"return [v for v in {xs} if v {{0}} {{1}}]",), slots, calls)
+    return Function(
+        "keep_if", (xs,), f"Keep values {COMPARISONS[sign]} {k}.", (f"return [v for v in {xs} if v {{0}} {{1}}]",), slots, calls
+    )
 
 
 def arithmetic(rng: random.Random) -> Function:
     a, b = _two(rng)
     sign = rng.choice(list(ARITHMETIC))
     slots = (_slot(rng, "wrong_operator", sign, ARITHMETIC), Slot("wrong_variable", b, a))
-    return Function("arithmetic", (a, b), ARITHMETIC[sign].format(a=a, b=b), (f"return {a} {{0}} {{1}}",), slots, ([7, 3], [2, 5], [9, 4], [1, 8]))
+    return Function(
+        "arithmetic", (a, b), ARITHMETIC[sign].format(a=a, b=b), (f"return {a} {{0}} {{1}}",), slots, ([7, 3], [2, 5], [9, 4], [1, 8])
+    )
 
 
 def affine(rng: random.Random) -> Function:
@@ -110,7 +120,12 @@ def member(rng: random.Random) -> Function:
     good, bad, words = ("not in", "in", "missing from") if rng.random() < 0.6 else ("in", "not in", "present in")
     doc = f"True if {a} is {words} {xs}."
     return Function(
-        "member", (a, xs), doc, (f"return {a} {{0}} {xs}",), (Slot("missing_negation", good, bad),), ([1, [1, 2]], [3, [1, 2]], [5, []], [2, [2]])
+        "member",
+        (a, xs),
+        doc,
+        (f"return {a} {{0}} {xs}",),
+        (Slot("missing_negation", good, bad),),
+        ([1, [1, 2]], [3, [1, 2]], [5, []], [2, [2]]),
     )
 
 
@@ -118,7 +133,9 @@ def power(rng: random.Random) -> Function:
     a, b = _two(rng)
     base, exponent = rng.choice(((a, b), (b, a)))
     slot = Slot("swapped_args", f"{base}, {exponent}", f"{exponent}, {base}", (f"{base}, {base}",))
-    return Function("power", (a, b), f"Raise {base} to the power {exponent}.", ("return pow({0})",), (slot,), ([2, 3], [3, 2], [5, 1], [1, 4]))
+    return Function(
+        "power", (a, b), f"Raise {base} to the power {exponent}.", ("return pow({0})",), (slot,), ([2, 3], [3, 2], [5, 1], [1, 4])
+    )
 
 
 def ends(rng: random.Random) -> Function:
@@ -147,7 +164,12 @@ def both_or_either(rng: random.Random) -> Function:
     a, b = _two(rng)
     good, bad, doc = rng.choice((("and", "or", f"Both {a} and {b} positive."), ("or", "and", f"Either {a} or {b} positive.")))
     return Function(
-        "both_or_either", (a, b), doc, (f"return {a} > 0 {{0}} {b} > 0",), (Slot("wrong_boolean", good, bad),), ([1, 2], [1, -2], [-1, 2], [-3, -4])
+        "both_or_either",
+        (a, b),
+        doc,
+        (f"return {a} > 0 {{0}} {b} > 0",),
+        (Slot("wrong_boolean", good, bad),),
+        ([1, 2], [1, -2], [-1, 2], [-3, -4]),
     )
 
 

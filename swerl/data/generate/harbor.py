@@ -1,9 +1,9 @@
 """A repair task as a directory in Harbor's layout (schema 1.4), for a prebuilt image: ``environment/`` holds files and no Dockerfile.
 
-The sandbox starts with the repository in ``/workspace``. ``tests/`` reaches the sandbox only after the agent has ended. ``tests/test.sh`` writes
-``/logs/verifier/reward.json``: ``reward`` (1 if every hidden test passes) and ``edited`` (1 if any file of the repository changed). It takes PATH,
-working directory and Python's search path from nothing that the agent can set, loads the modules under test by file, and believes a pass only if the
-test program says how many tests ran: a program under test that ends the interpreter early fails.
+The sandbox starts with the repository in ``/workspace``. ``tests/`` reaches the sandbox only after the agent has ended. ``tests/test.sh``
+writes ``/logs/verifier/reward.json``: ``reward`` (1 if every hidden test passes) and ``edited`` (1 if any file of the repository
+changed). It takes PATH, working directory and Python's search path from nothing that the agent can set, loads the modules under test by
+file, and believes a pass only if the test program says how many tests ran: a program under test that ends the interpreter early fails.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ TEST = """\
 def task_files(task: RepairTask, task_id: str, split: str) -> dict[str, tuple[str, bool]]:
     """Relative path -> (text, executable) of every file of the task's directory."""
     tests = "\n".join(
-        TEST.format(number=i, module=case.module, function=case.function, args=case.args, expected=case.expected) for i, case in enumerate(task.cases)
+        TEST.format(number=i, module=case.module, function=case.function, args=case.args, expected=case.expected)
+        for i, case in enumerate(task.cases)
     )
     config = TASK_TOML.format(
         task_id=task_id,

@@ -1,7 +1,8 @@
 """A repository with one bug: its files, the issue that reports it, the gold edit and the hidden test cases.
 
-Everything follows from the random generator passed in; equal seeds give equal tasks on every machine. A task is kept only if the bug changes the result
-of a test call, the fix is a change of one line, and one plain ``sed`` substitution makes it (no character that sed would read as a pattern).
+Everything follows from the random generator passed in; equal seeds give equal tasks on every machine. A task is kept only if the bug
+changes the result of a test call, the fix is a change of one line, and one plain ``sed`` substitution makes it (no character that sed
+would read as a pattern).
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class RepairTask:
-    """``files`` as the agent finds them; ``gold`` the text of ``file`` after the fix; ``near_misses`` edits of the right line that do not fix it."""
+    """``files`` as the agent finds them; ``gold`` the text of ``file`` after the fix; ``near_misses`` edits of the right line that do not
+    fix it."""
 
     file: str
     files: dict[str, str]
@@ -134,7 +136,9 @@ def _draw(rng: random.Random, split: Split) -> RepairTask | None:
         files[other_file] = _module(sources[i] for i in range(number) if i != buggy)
     misses = (_edit(bad, tuple(function.lines(name, function.filled(index, text))), slot.bad, text, first_line) for text in slot.near)
     cases = tuple(
-        Case((file if i in here else other_file)[:-3], names[i], _source(call), _result(tuple(functions[i].lines(names[i])), names[i], call))
+        Case(
+            (file if i in here else other_file)[:-3], names[i], _source(call), _result(tuple(functions[i].lines(names[i])), names[i], call)
+        )
         for i in range(number)
         for call in functions[i].calls
     )
