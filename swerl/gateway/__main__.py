@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -13,21 +11,8 @@ import uvloop
 
 from swerl.config import load_resolved
 from swerl.errors import SwerlError
-from swerl.gateway.service import Gateway
-from swerl.gateway.settings import GatewaySettings, settings_from
-
-
-async def serve(settings: GatewaySettings) -> None:
-    gateway = Gateway(settings)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, gateway.ended.set)
-    await gateway.start()
-    print(f"gateway: agents at {gateway.public_url}, admin at {gateway.admin_url}", flush=True)
-    await gateway.ended.wait()
-    await gateway.stop()
-    if gateway.failure is not None:
-        raise gateway.failure
+from swerl.gateway.service import serve
+from swerl.gateway.settings import settings_from
 
 
 @click.command(help=__doc__)

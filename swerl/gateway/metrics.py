@@ -18,6 +18,7 @@ class Metrics:
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.sampled_tokens = 0
+        self.journal_errors = 0
         self.refusals: Counter[tuple[int, str]] = Counter()
         self._buckets = [0] * (len(_BUCKETS_S) + 1)
         self._sum_s = 0.0
@@ -39,12 +40,13 @@ class Metrics:
             "prompt_tokens": self.prompt_tokens,
             "cached_tokens": self.cached_tokens,
             "sampled_tokens": self.sampled_tokens,
+            "journal_errors": self.journal_errors,
             "refusals": {f"{status} {code}": count for (status, code), count in sorted(self.refusals.items())},
         }
 
     def prometheus(self, gauges: dict[str, float]) -> str:
         lines = []
-        for name in ("turns", "prompt_tokens", "cached_tokens", "sampled_tokens"):
+        for name in ("turns", "prompt_tokens", "cached_tokens", "sampled_tokens", "journal_errors"):
             lines += [f"# TYPE swerl_gateway_{name}_total counter", f"swerl_gateway_{name}_total {getattr(self, name)}"]
         lines.append("# TYPE swerl_gateway_refusals_total counter")
         for (status, code), count in sorted(self.refusals.items()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import signal
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,7 +54,7 @@ class Gateway:
         settings = self.settings
         self.gate = EngineGate(connect, settings.journal_dir / "engine.json", settings.max_hold_s)
         placer = Placer(self.template, StartCache(self.template).tokens, settings.on_rewrite)
-        self.store = SessionStore(Parts(settings, placer, self.gate, self.reader, self.executor, self.events))
+        self.store = SessionStore(Parts(settings, placer, self.gate, self.reader, self.executor, self.events, self.metrics))
         public = PublicSurface(settings, self.store, self.template.tokenizer, self.metrics)
         admin = AdminSurface(self.admin_token, self.store, self.gate, self.metrics, self.ended.set)
         self.admin_url = await self._listen(admin.app(), _ADMIN_HOST, 0)
@@ -107,6 +108,19 @@ class Gateway:
             self.ended.set()
         else:
             self.events.emit("gateway.parsers_ready", tool_parser=self.reader.tool_parser)
+
+
+async def serve(settings: GatewaySettings, reader: AnswerReader | None = None) -> None:
+    """Run a gateway until SIGTERM, SIGINT or the admin surface ends it. Raises SwerlError when it cannot serve."""
+    gateway = Gateway(settings, reader)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, gateway.ended.set)
+    await gateway.start()
+    print(f"gateway: agents at {gateway.public_url}, admin at {gateway.admin_url}", flush=True)
+    await gateway.ended.wait()
+    await gateway.stop()
+    if gateway.failure is not None:
+        raise gateway.failure
 
 
 class StartCache:

@@ -18,6 +18,7 @@ from swerl.gateway.chat import Answer, ChatRequest
 from swerl.gateway.errors import ApiError, context_overflow
 from swerl.gateway.gate import EngineGate, Hold
 from swerl.gateway.journal import Journal
+from swerl.gateway.metrics import Metrics
 from swerl.gateway.parsers import AnswerReader
 from swerl.gateway.placement import Placement, Placer
 from swerl.gateway.records import context_record, turn_record
@@ -40,6 +41,7 @@ class Parts:
     reader: AnswerReader
     executor: Executor
     events: EventLog
+    metrics: Metrics
 
 
 @dataclass(slots=True, eq=False)
@@ -233,7 +235,7 @@ class Session:
             self._refuse_if_closed()
             turn_id = self.tree.next_id()
             unsaved = [n for n in lineage(context) if isinstance(n, Context) and not n.saved]
-            await self.journal.commit(
+            await self._commit(
                 *(context_record(n) for n in unsaved),
                 turn_record(turn_id, context, sampled, answer, probe=probe, hold_s=self.hold.total_s),
             )
@@ -249,6 +251,20 @@ class Session:
                 cached_tokens=sampled.cached_tokens,
                 id=turn_id,
             )
+
+    async def _commit(self, *records: Mapping[str, Any]) -> None:
+        try:
+            await self.journal.commit(*records)
+        except OSError as error:
+            self.parts.metrics.journal_errors += 1
+            raise ApiError(503, "journal_unwritable", f"The turn cannot be stored: {error.strerror}.", retry=True) from error
+
+    def _try_write(self, record: Mapping[str, Any]) -> None:
+        """For lines that only inform: when the disk is full the session goes on without them, and the next turn is refused."""
+        try:
+            self.journal.write(record)
+        except OSError:
+            self.parts.metrics.journal_errors += 1
 
     async def _readers_ready(self) -> None:
         """The parsers load for some seconds after the gateway's start; nobody's clock runs meanwhile."""
@@ -283,12 +299,12 @@ class Session:
         if not turn.delivered:
             turn.delivered = True
             if self.closed is None:
-                self.journal.write({"k": "seen", "turn": turn.id})
+                self._try_write({"k": "seen", "turn": turn.id})
 
     def _mark(self, what: str) -> None:
         if what not in self.marks:
             self.marks.add(what)
-            self.journal.write({"k": "mark", "what": what})
+            self._try_write({"k": "mark", "what": what})
             self.parts.events.emit(f"gateway.{what}", session=self.id, trial=self.trial)
 
     def _turns_so_far(self) -> int:

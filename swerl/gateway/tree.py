@@ -43,8 +43,8 @@ class Tokens:
 @dataclass(slots=True, eq=False)
 class Context:
     """``key`` identifies the messages it renders (with the tools, for a run that starts a conversation). ``end``: tokens from the root
-    up to here; ``depth``: sampled turns up to here; ``saved``: it is in the journal; ``covers``: how many messages a start has taken over as
-    context although turns of ours were among them (0 for the usual start)."""
+    up to here; ``depth``: sampled turns up to here; ``saved``: it is in the journal; ``covers``: how many messages a start has taken over
+    as context although turns of ours were among them (0 for the usual start)."""
 
     id: int
     parent: Turn | Context | None

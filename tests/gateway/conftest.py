@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # the helpers beside the tests, 
 
 from gatewaykit import CHATML, OPENERS, STRICT, write_model
 
-from swerl.gateway.template import ChatTemplate  # noqa: E402
+from swerl.gateway.template import ChatTemplate
 
 
 @pytest.fixture(scope="session")

@@ -28,52 +28,8 @@ WHOLE = [
     CALL_CLOSE,
 ]
 
-CHATML = r"""
-{%- if tools %}{{- '<|im_start|>system\n' }}{%- if messages[0].role == 'system' %}{{- messages[0].content + '\n' }}{%- endif %}{{- 'Tools:' }}
-{%- for tool in tools %}{{- '\n' + (tool | tojson) }}{%- endfor %}{{- '<|im_end|>\n' }}
-{%- elif messages[0].role == 'system' %}{{- '<|im_start|>system\n' + messages[0].content + '<|im_end|>\n' }}{%- endif %}
-{%- for message in messages %}
-{%- if message.role == 'user' or (message.role == 'system' and not loop.first) %}{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}
-{%- elif message.role == 'assistant' %}{{- '<|im_start|>assistant\n' + (message.content or '') }}
-{%- for call in message.tool_calls or [] %}{%- set call = call.function or call %}{%- if message.content or not loop.first %}{{- '\n' }}{%- endif %}
-{{- '<tool_call>\n{"name": "' + call.name + '", "arguments": ' }}
-{%- if call.arguments is string %}{{- call.arguments }}{%- else %}{{- call.arguments | tojson }}{%- endif %}{{- '}\n</tool_call>' }}{%- endfor %}
-{{- '<|im_end|>\n' }}
-{%- elif message.role == 'tool' %}
-{%- if loop.first or messages[loop.index0 - 1].role != 'tool' %}{{- '<|im_start|>user' }}{%- endif %}
-{{- '\n<tool_response>\n' + message.content + '\n</tool_response>' }}
-{%- if loop.last or messages[loop.index0 + 1].role != 'tool' %}{{- '<|im_end|>\n' }}{%- endif %}
-{%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}
-"""
-
-# Wants tool results to follow the call they answer, refuses a late system message and two users in a row.
-STRICT = r"""
-{%- set state = namespace(call=none, last=none) %}
-{%- for message in messages %}
-{%- if message.role == 'system' %}{%- if not loop.first %}{{- raise_exception('system first') }}{%- endif %}{{- '<|im_start|>system\n' + message.content + '<|im_end|>\n' }}
-{%- elif message.role == 'user' %}{%- if state.last == 'user' %}{{- raise_exception('roles must alternate') }}{%- endif %}{{- '<|im_start|>user\n' + message.content + '<|im_end|>\n' }}
-{%- elif message.role == 'assistant' %}{{- '<|im_start|>assistant\n' + message.content }}{%- set state.call = none %}
-{%- for call in message.tool_calls or [] %}{%- set state.call = call.function.name %}
-{{- '<tool_call>\n' + ({'name': call.function.name, 'arguments': call.function.arguments} | tojson) + '\n</tool_call>' }}{%- endfor %}{{- '<|im_end|>\n' }}
-{%- elif message.role == 'tool' %}{%- if state.call is none %}{{- raise_exception('a tool result needs a call') }}{%- endif %}
-{{- '<|im_start|>tool ' + state.call + '\n' + message.content + '<|im_end|>\n' }}{%- endif %}
-{%- set state.last = message.role %}
-{%- endfor %}
-{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}
-"""
-
-# Turns have no closing token of their own: the opener of what follows ends them, and is what the policy samples last.
-OPENERS = r"""
-{%- for message in messages %}
-{%- if message.role in ('user', 'system') %}{{- '<|user|>\n' + message.content }}
-{%- elif message.role == 'tool' %}{{- '<|observation|>\n' + message.content }}
-{%- else %}{{- '<|im_start|>\n' + message.content }}{%- for call in message.tool_calls or [] %}
-{{- '<tool_call>' + ({'name': call.function.name, 'arguments': call.function.arguments} | tojson) + '</tool_call>' }}{%- endfor %}{%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}{{- '<|im_start|>\n' }}{%- endif %}
-"""
+TEMPLATES = Path(__file__).parent / "templates"
+CHATML, STRICT, OPENERS = ((TEMPLATES / f"{name}.jinja").read_text() for name in ("chatml", "strict", "openers"))
 
 TOOLS = [
     {

@@ -1,4 +1,4 @@
-"""Random conversations of several agents with one session: what training gets is what was sampled, whatever the clients do to the history."""
+"""Random conversations of several agents with one session: training gets what was sampled, whatever clients do to the history."""
 
 from __future__ import annotations
 
