@@ -60,9 +60,9 @@ class GatewayAdmin:
         answer = await self._call("POST", f"/sessions/{session}/close", {"reason": reason})
         return Closed(int(answer["turns"]), float(answer["hold_s"]))
 
-    async def summary(self, session: str) -> Mapping[str, Any]:
-        """``turns``, ``hold_s`` (the present hold included) and ``overflow`` of a session, open or closed."""
-        return await self._call("GET", f"/sessions/{session}")
+    async def recording(self, session: str) -> Mapping[str, Any]:
+        """The session so far, open or closed; ``hold_s`` counts a hold that is going on."""
+        return await self._call("GET", f"/sessions/{session}/recording?paths=main")
 
     async def shut(self) -> None:
         if self._http is not None:

@@ -2,7 +2,8 @@
 
 Kinds: ``attempt`` (identity, attempt number, trial name: written before the attempt begins, so that a restart gives the next attempt a new
 name and session) and ``settled`` (a TrialResult). A line that a killed writer tore is skipped by readers and closed off by the next writer.
-A settled trial is final for its identity: the first line wins, later ones are ignored.
+A trial whose outcome the infrastructure or a cancellation decided is recorded too, and run again when a later runner is asked for it, so the
+last ``settled`` line of an identity counts. All others are final: there is one line of them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import orjson
 
 from swerl.errors import fail
 from swerl.trials.model import Identity, TrialResult
+from swerl.trials.outcomes import MEANING, Outcome
 
 
 class Journal:
@@ -42,7 +44,8 @@ class Journal:
                 self.attempts[key] = max(self.attempts.get(key, 0), line["attempt"])
             elif line.get("kind") == "settled":
                 result = TrialResult.from_dict(line["result"])
-                self.settled.setdefault(result.identity.key, result)
+                if is_final(result):
+                    self.settled.setdefault(result.identity.key, result)
 
     def begin(self, identity: Identity, trial_name_of: Any) -> tuple[int, str]:
         """Record the next attempt; its number (from 1, over all restarts) and the name that ``trial_name_of(number)`` gives it."""
@@ -62,6 +65,11 @@ class Journal:
     def _write(self, line: dict[str, Any]) -> None:
         os.write(self._fd, orjson.dumps(line) + b"\n")
         os.fdatasync(self._fd)
+
+
+def is_final(result: TrialResult) -> bool:
+    meaning = MEANING[result.outcome]
+    return not meaning.retried and result.outcome is not Outcome.CANCELLED
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:

@@ -115,7 +115,7 @@ class RewardMissing(Exception):
 
 
 def classify(evidence: Evidence) -> Outcome:
-    if evidence.ended_by in (Outcome.TAIL_KILLED, Outcome.CANCELLED):
+    if evidence.ended_by is not None:
         return evidence.ended_by
     if evidence.exception is not None:
         outcome = _OUTCOME_OF.get(evidence.exception, Outcome.INFRA_FAILED)

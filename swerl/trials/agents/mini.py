@@ -142,7 +142,7 @@ class MiniAgent(BaseAgent):
             self._write_trajectory(steps, usage)
 
     async def _ask(self, http: aiohttp.ClientSession, messages: list[dict[str, Any]]) -> Mapping[str, Any]:
-        body: dict[str, Any] = {"model": (self.model_name or "policy").split("/", 1)[-1], "messages": messages}
+        body: dict[str, Any] = {"model": self.model_name or "policy", "messages": messages}
         if self._tools:
             body["tools"] = TOOLS
         if self._temperature is not None:

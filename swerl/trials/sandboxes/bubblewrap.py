@@ -2,7 +2,7 @@
 
 Keyword arguments (all plain data, so that Harbor can write them into config.json): ``run_tag`` labels everything that outlives a process,
 ``network`` none|gateway|public, ``gateway`` the ``host:port`` behind network "gateway", ``rootfs`` and ``work_dir`` paths or None,
-``limits`` a mapping of `spec.Limits`, ``host_mounts`` a list of {source, target, read_only}, ``changes_only`` whether the agent's work will
+``limits`` a mapping of `spec.Limits`, ``changes_only`` whether the agent's work will
 leave as changes to the working directory (its repository then starts with one commit).
 
 Invariants: commands run as the sandbox's root, which is nobody on the host; nothing written inside is followed on the host; /tests,
@@ -15,7 +15,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from harbor.environments.base import BaseEnvironment, ExecResult, SandboxBuildFailedError
@@ -32,6 +32,7 @@ KEPT_BYTES = 8 << 20  # of each stream of one command; more is read and dropped
 DOWNLOAD_BYTES = 256 << 20
 BASE_ENV = {"PATH": DEFAULT_PATH, "HOME": "/root", "LANG": "C.UTF-8"}
 # Where the agent could lay something out for the verifier to find.
+LOG_DIRS = ("/logs/agent", "/logs/verifier", "/logs/artifacts")
 TRUSTED_TARGETS = ("/tests", "/solution", "/logs/verifier")
 FORGET_HISTORY = (
     "[ -e .git ] || exit 0; set -e; rm -rf .git; command -v git >/dev/null || exit 0; git init -q; git add -A;"
@@ -54,22 +55,31 @@ class BubblewrapEnvironment(BaseEnvironment):
         rootfs: str | None = None,
         work_dir: str = "/run/swerl",
         limits: Mapping[str, Any] | None = None,
-        host_mounts: list[Mapping[str, Any]] | None = None,
         changes_only: bool = False,
         **kwargs: Any,
     ):
         ours = {"run_tag": run_tag, "network": network, "gateway": gateway, "rootfs": rootfs, "work_dir": work_dir, "limits": limits}
-        self._made_from = (args, {**kwargs, **ours, "host_mounts": host_mounts})
+        self._made_from = (args, {**kwargs, **ours})
         self._changes_only = changes_only
         self._run_tag, self._network, self._gateway = run_tag, network, gateway
         self._rootfs, self._work_dir = Path(rootfs) if rootfs else None, Path(work_dir)
-        self._limits, self._host_mounts_of_run = dict(limits or {}), list(host_mounts or [])
+        self._limits = dict(limits or {})
         self._build = dockerfile.Build(image="")
         self._sandbox: launch.Sandbox | None = None
         self._relay: Relay | None = None
         self.leftovers: list[str] = []
         self.refused_links: list[str] = []
+        if kwargs.get("agent_runtime_image"):
+            raise fail(
+                "SWERL-T024",
+                f"the bubblewrap sandbox cannot mount the image {kwargs['agent_runtime_image']}",
+                "unpack the agent's runtime into a directory, name it in harbor_agent.host_path_mounts, and leave runtime_image empty",
+            )
         super().__init__(*args, **kwargs)
+
+    @property
+    def changes_only(self) -> bool:
+        return self._changes_only
 
     @staticmethod
     def type() -> str:
@@ -94,6 +104,17 @@ class BubblewrapEnvironment(BaseEnvironment):
                 "use the docker sandbox for this task",
                 str(self.environment_dir),
             )
+
+        for mount in self._host_mounts:
+            if mount["type"] != "bind" or any(
+                PurePosixPath(place).is_relative_to(mount["target"]) or PurePosixPath(mount["target"]).is_relative_to(place)
+                for place in ("/logs", "/tests", "/solution")
+            ):
+                raise fail(
+                    "SWERL-T023",
+                    f"the bubblewrap sandbox cannot mount {mount['source']} at {mount['target']}",
+                    "mount a directory of the host, and not over /logs, /tests or /solution",
+                )
 
     @property
     def workdir(self) -> str:
@@ -122,7 +143,7 @@ class BubblewrapEnvironment(BaseEnvironment):
             work_dir=self._work_dir,
             limits=Limits(**limits),
             gateway_port=int(self._gateway.rpartition(":")[2]) if network == "gateway" and self._gateway else 0,
-            mounts=tuple(Mount(**mount) for mount in self._host_mounts_of_run),
+            mounts=tuple(Mount(m["source"], m["target"], bool(m.get("read_only"))) for m in self._host_mounts),
         )
 
     async def start(self, force_build: bool) -> None:
@@ -133,7 +154,7 @@ class BubblewrapEnvironment(BaseEnvironment):
             self._relay = Relay(self._sandbox.listener, host, int(port))
             await self._relay.start()
         try:
-            await self.sandbox.channel.wipe(*(str(path) for path in self._mount_targets(writable_only=True)))
+            await self.sandbox.channel.wipe(*LOG_DIRS)
             await self.sandbox.channel.make_dirs(self.workdir)
             await self._lay_out()
             if self._changes_only:

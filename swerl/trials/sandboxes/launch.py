@@ -30,7 +30,7 @@ from swerl.trials.sandboxes.wire import Channel, SandboxDied
 UID_BASE, UID_COUNT = 1_900_000_000, 65_536
 START_TIMEOUT_S = 30.0
 _INSIDE = Path(__file__).with_name("inside.py")
-_PROGRAM = "/.swerl/inside.pyc"
+PROGRAM = "/.swerl/inside.pyc"
 _PYTHONS = ("usr/bin/python3", "usr/local/bin/python3", "bin/python3")
 _uids = itertools.cycle(range(UID_BASE, UID_BASE + UID_COUNT))
 
@@ -103,7 +103,7 @@ async def start(spec: SandboxSpec, run_tag: str, name: str) -> Sandbox:
     try:
         with theirs, their_door, _descriptors(spec) as passed:
             process = subprocess.Popen(
-                command_line(spec, passed, their_door.fileno(), overlay),
+                command_line(spec, passed, their_door.fileno(), overlay, run_tag),
                 stdin=theirs,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -193,7 +193,7 @@ def _descriptors(spec: SandboxSpec) -> Iterator[dict[str, int]]:
             os.close(fd)
 
 
-def command_line(spec: SandboxSpec, passed: dict[str, int], door: int, overlay: Overlay | None) -> list[str]:
+def command_line(spec: SandboxSpec, passed: dict[str, int], door: int, overlay: Overlay | None, run_tag: str) -> list[str]:
     """The whole bubblewrap invocation. Pure: what it mounts follows from the spec and from which of the host's paths exist."""
     size = str(spec.limits.disk_mb << 20)
     line = [
@@ -218,13 +218,13 @@ def command_line(spec: SandboxSpec, passed: dict[str, int], door: int, overlay: 
     line += ["--dev", "/dev", "--remount-ro", "/dev", "--size", str(min(spec.limits.disk_mb, 64) << 20), "--tmpfs", "/dev/shm"]
     line += ["--proc", "/proc"]
     line += ["--perms", "1777", "--dir", "/tmp", "--perms", "0700", "--dir", "/root", "--dir", "/run", "--dir", "/var/tmp"]
-    line += ["--ro-bind-data", str(passed["hosts"]), "/etc/hosts", "--perms", "0444", "--ro-bind-data", str(passed["program"]), _PROGRAM]
+    line += ["--ro-bind-data", str(passed["hosts"]), "/etc/hosts", "--perms", "0444", "--ro-bind-data", str(passed["program"]), PROGRAM]
     if spec.network == "public":
         line += ["--ro-bind-try", "/etc/resolv.conf", "/etc/resolv.conf"]
     for mount in spec.mounts:
         line += ["--ro-bind" if mount.read_only else "--bind", mount.source, mount.target]
-    line += ["--seccomp", str(passed["filter"]), "--chdir", "/", "--", "/" + _python(spec.rootfs), "-S", "-I", "-E", "-B", _PROGRAM]
-    return [*line, str(door if spec.network == "gateway" else -1)]
+    line += ["--seccomp", str(passed["filter"]), "--chdir", "/", "--", "/" + _python(spec.rootfs), "-S", "-I", "-E", "-B", PROGRAM]
+    return [*line, str(door if spec.network == "gateway" else -1), run_tag]  # the tag is only there for the reaper to read
 
 
 @cache

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 _HEAD = struct.Struct("<cIQH")
 _CHUNK = 1 << 16
+_KNOWN = 0o1000000  # in an entry's mode: the sandbox's baseline knew the name
 
 
 class UnsafeEntry(ValueError):
@@ -68,9 +69,11 @@ def _pack_file(path: Path, name: str) -> Iterator[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What a stream held: names written, names reported gone, links left out because they point outside (``name -> target``)."""
+    """What a stream held: names written, those of them that the baseline knew, names reported gone, and links left out because they point
+    outside (``name -> target``)."""
 
     written: tuple[str, ...]
+    known: tuple[str, ...]
     gone: tuple[str, ...]
     refused: tuple[str, ...]
 
@@ -87,6 +90,7 @@ class Unpacker:
         self._file: int | None = None
         self._left = 0
         self._written: list[str] = []
+        self._known: list[str] = []
         self._gone: list[str] = []
         self._refused: list[str] = []
 
@@ -124,7 +128,7 @@ class Unpacker:
         self.abort()
         if torn:
             raise ValueError("the stream from the sandbox ended inside an entry")
-        return Received(tuple(self._written), tuple(self._gone), tuple(self._refused))
+        return Received(tuple(self._written), tuple(self._known), tuple(self._gone), tuple(self._refused))
 
     def abort(self) -> None:
         for fd in (self._file, self._root):
@@ -157,6 +161,8 @@ class Unpacker:
             else:
                 raise UnsafeEntry(f"unknown entry kind {kind!r}")
             self._written.append(name)
+            if mode & _KNOWN:
+                self._known.append(name)
         finally:
             os.close(parent)
 

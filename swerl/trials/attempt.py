@@ -1,0 +1,256 @@
+"""One attempt of a trial: one gateway session, one fresh sandbox, one Harbor trial. What it left is returned as evidence, never judged here.
+
+Order that always holds: session opened → sandbox → agent, on our clock → agent's processes ended and its way out closed → session closed →
+verifier → sandbox gone. Each step back happens on every path, cancellation included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+import orjson
+from harbor.models.trial.config import EnvironmentConfig, TaskConfig, TrialConfig, VerifierConfig
+from harbor.models.trial.result import TrialResult as HarborResult
+from harbor.trial.hooks import TrialEvent
+from harbor.trial.trial import Trial
+
+from swerl.runs.events import EventLog
+from swerl.trials import agentcfg
+from swerl.trials.clock import GatewayWatch, OutOfTime, within
+from swerl.trials.grading import ANSWER
+from swerl.trials.gateway import GatewayAdmin, GatewayRefused, GatewayUnreachable, Session
+from swerl.trials.model import TrialRequest
+from swerl.trials.outcomes import Evidence, Outcome
+from swerl.trials.sandboxes.bubblewrap import BubblewrapEnvironment
+from swerl.trials.settings import BUBBLEWRAP, GRADING, RunnerSettings
+
+# For sandboxes without our process 1: end whatever the agent left, except the shell that does it.
+_END_OTHERS = "for p in /proc/[0-9]*; do p=${p#/proc/}; [ $p -gt 1 ] && [ $p -ne $$ ] && kill -9 $p; done 2>/dev/null; true"
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What one attempt left. ``error`` is the first thing that went wrong, in words; ``phase`` how far it came."""
+
+    evidence: Evidence = field(default_factory=Evidence)
+    session: str | None = None
+    phase: str = "session"
+    turns: int = 0
+    hold_s: float = 0.0
+    setup_s: float = 0.0
+    agent_s: float = 0.0
+    verifier_s: float = 0.0
+    error: str | None = None
+    rewards: dict[str, float] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+class Ender:
+    """Who ended an attempt before its time, if anybody did. `end` cancels the attempt's task once."""
+
+    def __init__(self) -> None:
+        self.by: Outcome | None = None
+        self.task: asyncio.Task[Any] | None = None
+
+    def end(self, by: Outcome) -> None:
+        if self.by is None:
+            self.by = by
+            if self.task is not None:
+                self.task.cancel()
+
+
+class AttemptRunner:
+    def __init__(self, settings: RunnerSettings, gateway: GatewayAdmin, watch: GatewayWatch, events: EventLog):
+        self._settings, self._gateway, self._watch, self._events = settings, gateway, watch, events
+
+    async def run(self, request: TrialRequest, number: int, trial_name: str, ender: Ender) -> Attempt:
+        """Never raises for what goes wrong in the attempt: that is its evidence. CancelledError only when ``ender`` did not cause it."""
+        attempt = Attempt()
+        ender.task = asyncio.current_task()
+        limit_s = min(self._settings.hard_timeout_s, request.deadline_s or float("inf"))
+        session: Session | None = None
+        started = time.monotonic()
+
+        async def held_s() -> float:
+            return await self._held_s(session.id if session else None, started)
+
+        try:
+            if ender.by is not None:
+                raise asyncio.CancelledError
+            if not agentcfg.is_utility(self._settings.harbor["agent"]):
+                session = await self._open(request, number)
+                attempt.session = session.id
+            await within(self._trial(request, trial_name, session, attempt), limit_s, held_s)
+        except OutOfTime:
+            self._blame(attempt, "OutOfTime", f"the trial took more than {limit_s:.0f} s", Outcome.AGENT_TIMEOUT if attempt.phase == "agent" else None)
+        except asyncio.CancelledError:
+            if ender.by is None:
+                raise
+            self._blame(attempt, "CancelledError", f"ended by the runner: {ender.by.value}", ender.by)
+        except Exception as error:  # the border: whatever broke, in Harbor or here, is this attempt's evidence
+            self._blame(attempt, type(error).__name__, str(error), None)
+        finally:
+            if session is not None:
+                await asyncio.shield(self._close(session, attempt))
+        if session is not None and attempt.evidence.exception is None and "stop" not in attempt.info:
+            await self._ask_gateway_why(session, attempt)
+        return attempt
+
+    async def _ask_gateway_why(self, session: Session, attempt: Attempt) -> None:
+        """An agent that is not ours does not say why it stopped; the gateway knows whether it ran into a limit."""
+        try:
+            recording = await self._gateway.recording(session.id)
+        except (GatewayUnreachable, GatewayRefused) as error:
+            attempt.info["limits_unknown"] = str(error)
+            return
+        attempt.evidence = replace(attempt.evidence, context_overflow=recording["overflow"], hit_max_turns=bool(recording.get("max_turns")))
+
+    def _blame(self, attempt: Attempt, kind: str, text: str, by: Outcome | None) -> None:
+        attempt.evidence = replace(attempt.evidence, exception=kind if by else attempt.evidence.exception or kind, ended_by=by)
+        attempt.error = attempt.error or f"{kind}: {text}"[:2000]
+
+    async def _open(self, request: TrialRequest, number: int) -> Session:
+        who = request.identity
+        sampling = self._settings.train if who.split == "train" else self._settings.val
+        parts = f"{self._settings.seed}|{who.split}|{who.task_hash}|{who.sample}|{number}"
+        return await self._gateway.open(
+            {"split": who.split, "task": request.task_id, "sample": who.sample, "attempt": number, "version": who.version},
+            {key: getattr(sampling, key) for key in ("temperature", "top_p", "top_k", "max_tokens")},
+            int.from_bytes(hashlib.sha256(parts.encode()).digest()[:6], "big"),
+            self._settings.max_turns,
+        )
+
+    async def _close(self, session: Session, attempt: Attempt) -> None:
+        """Close for good; closing twice is fine. A gateway that stays away leaves the session open, which its own limits end."""
+        try:
+            closed = await self._gateway.close(session.id, attempt.phase)
+            attempt.turns, attempt.hold_s = closed.turns, closed.hold_s
+        except (GatewayUnreachable, GatewayRefused) as error:
+            self._events.emit("trial.session_not_closed", session=session.id, error=str(error))
+
+    async def _held_s(self, session: str | None, since: float) -> float:
+        away_s = self._watch.away_s(since)
+        if session is None:
+            return away_s
+        try:
+            return away_s + float((await self._gateway.recording(session))["hold_s"])
+        except (GatewayUnreachable, GatewayRefused):
+            return away_s
+
+    async def _trial(self, request: TrialRequest, trial_name: str, session: Session | None, attempt: Attempt) -> None:
+        attempt.phase = "load"
+        trial = await Trial.create(self._config(request, trial_name, session))
+        limit_s = agentcfg.agent_limit_s(
+            self._settings.harbor["agent"], trial.task.config.agent.timeout_sec, self._settings.harbor.get("agent_timeout_multiplier")
+        )
+        run, environment = trial.agent.run, trial.agent_environment
+
+        async def on_our_clock(*args: Any, **kwargs: Any) -> None:
+            began = time.monotonic()
+            await within(run(*args, **kwargs), limit_s, lambda: self._held_s(session.id if session else None, began))
+
+        trial.agent.run = on_our_clock  # type: ignore[method-assign]
+
+        async def agent_over(_: Any) -> None:
+            attempt.phase = "grading"
+            await self._quiet(environment)
+            if session is not None:
+                await self._close(session, attempt)
+
+        def enter(phase: str) -> Any:
+            async def hook(_: Any) -> None:
+                attempt.phase = phase
+
+            return hook
+
+        trial.add_hook(TrialEvent.ENVIRONMENT_START, enter("setup"))
+        trial.add_hook(TrialEvent.AGENT_START, enter("agent"))
+        trial.add_hook(TrialEvent.AGENT_END, agent_over)
+        trial.add_hook(TrialEvent.VERIFICATION_START, enter("verifier"))
+        try:
+            await trial.run()
+        finally:
+            self._collect(trial, attempt)
+
+    async def _quiet(self, environment: Any) -> None:
+        if isinstance(environment, BubblewrapEnvironment):
+            await environment.close_network()
+            await environment.prepare_grading()
+        else:
+            await environment.exec(_END_OTHERS, user="root", timeout_sec=60)
+
+    def _collect(self, trial: Trial, attempt: Attempt) -> None:
+        result: HarborResult = trial.result
+        agent, environment = trial.agent, trial.agent_environment
+        error = result.exception_info
+        rewards = result.verifier_result.rewards if result.verifier_result else None
+        stop = getattr(agent, "stop_reason", None)
+        attempt.evidence = Evidence(
+            exception=error.exception_type if error else None,
+            rewards=rewards,
+            hit_max_turns=stop == "max_turns",
+            context_overflow=stop == "context_overflow",
+            grading_disabled=trial.config.verifier.disable,
+        )
+        attempt.rewards = {key: float(value) for key, value in (rewards or {}).items()}
+        attempt.error = f"{error.exception_type}: {error.exception_message}"[:2000] if error else None
+        attempt.setup_s = _span(result.environment_setup) + _span(result.agent_setup)
+        attempt.agent_s, attempt.verifier_s = _span(result.agent_execution), _span(result.verifier)
+        if stop:
+            attempt.info["stop"] = stop
+        answer = trial.paths.trial_dir / ANSWER
+        if answer.is_file():
+            attempt.info["findings"] = orjson.loads(answer.read_bytes())["findings"][:32]
+        if isinstance(environment, BubblewrapEnvironment):
+            if environment.leftovers:
+                attempt.info["left_running"] = environment.leftovers[:8]
+            if environment.refused_links:
+                attempt.info["refused_links"] = environment.refused_links[:8]
+
+    def _config(self, request: TrialRequest, trial_name: str, session: Session | None) -> TrialConfig:
+        settings, harbor = self._settings, self._settings.harbor
+        environment = dict(harbor["environment"])
+        ours = environment.get("import_path") == BUBBLEWRAP
+        public_url = self._gateway.public_url() if session is not None else None
+        inside_url = public_url
+        if ours:
+            network = settings.sandbox.get("network", "none")
+            gateway = None
+            if network == "gateway" and public_url is not None:
+                gateway = public_url.partition("://")[2].partition("/")[0]
+                inside_url = f"http://127.0.0.1:{gateway.rpartition(':')[2]}"
+            elif network != "public":
+                network, inside_url = "none", None
+            environment["kwargs"] = {
+                **environment.get("kwargs", {}),
+                **settings.sandbox,
+                "network": network,
+                "gateway": gateway,
+                "run_tag": settings.run_tag,
+                "changes_only": not harbor["verifier"].get("disable", False),
+            }
+        verifier = dict(harbor["verifier"])
+        if ours and not verifier.get("disable"):
+            verifier["import_path"] = GRADING
+        return TrialConfig(
+            task=TaskConfig(path=request.task_dir),
+            trial_name=trial_name,
+            trials_dir=settings.trials_dir,
+            agent=agentcfg.agent_config(
+                harbor["agent"], public_url=public_url, inside_url=inside_url, key=session.key if session is not None else None
+            ),
+            environment=EnvironmentConfig(**environment),
+            verifier=VerifierConfig(**verifier),
+            **{name: harbor[name] for name in harbor if name.endswith("_multiplier") and name != "agent_timeout_multiplier"},
+        )
+
+
+def _span(timing: Any) -> float:
+    start: datetime | None = timing.started_at if timing else None
+    end: datetime | None = timing.finished_at if timing else None
+    return (end - start).total_seconds() if start and end else 0.0

@@ -1,0 +1,236 @@
+"""From a request to a settled result: one trial per identity, so many at once, retries for infrastructure only, every result in the journal.
+
+`ask` answers from the journal, attaches to a running trial, or starts one; the caller may go away, the trial goes on. Retries wait
+``BACKOFF_S * 2**n`` with jitter and run in a fresh sandbox with a fresh session. What is retried, and what a result means, is `outcomes`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from swerl.runs.events import EventLog
+from swerl.trials.attempt import Attempt, AttemptRunner, Ender
+from swerl.trials.breaker import Breaker
+from swerl.trials.journal import Journal
+from swerl.trials.model import Identity, Timing, TrialRequest, TrialResult
+from swerl.trials.outcomes import MEANING, Evidence, Judgement, Outcome, RewardMissing, judge
+from swerl.trials.settings import RunnerSettings
+from swerl.trials.tail import TailKiller
+
+BACKOFF_S = 1.0
+
+
+class Stopping(RuntimeError):
+    """The runner is being stopped; the trial will be run by its successor."""
+
+
+class Scheduler:
+    def __init__(self, settings: RunnerSettings, journal: Journal, attempts: AttemptRunner, events: EventLog):
+        self._settings, self._journal, self._attempts, self._events = settings, journal, attempts, events
+        self._slots = asyncio.Semaphore(settings.num_workers)
+        self._tasks: dict[str, asyncio.Task[TrialResult]] = {}
+        self._enders: dict[str, tuple[Identity, Ender]] = {}
+        self._memory: dict[str, TrialResult] = {}  # results of this process that are not final
+        self.breaker = Breaker(settings.breaker_failures, settings.retry_budget, settings.step_trials, events)
+        self.tail = TailKiller(settings.tail, settings.step_trials, self._end, events)
+        self.counts: Counter[str] = Counter()
+        self.running = 0
+        self._stopping = False
+
+    async def ask(self, request: TrialRequest) -> TrialResult:
+        """The settled result. BreakerOpen when the run must stop; Stopping while the runner ends."""
+        key = request.identity.key
+        known = self._journal.settled.get(key) or self._memory.get(key)
+        if known is not None:
+            return replace(known, reused=True)
+        if key not in self._tasks:
+            if self._stopping:
+                raise Stopping("the runner is stopping")
+            self.breaker.check()
+            self._tasks[key] = asyncio.get_running_loop().create_task(self._trial(request), name=f"trial-{request.identity.digest}")
+        return await asyncio.shield(self._tasks[key])
+
+    def cancel(self, version: str | None = None, identity: Identity | None = None) -> int:
+        """End unfinished trials of a version, or one; how many there were."""
+        chosen = [key for key, (who, _) in self._enders.items() if who.version == version or who == identity]
+        for key in chosen:
+            self._end(key, Outcome.CANCELLED)
+        return len(chosen)
+
+    async def stop(self) -> None:
+        """End everything that runs; nothing that is ended here is recorded as settled."""
+        self._stopping = True
+        self.tail.close()
+        for key in list(self._enders):
+            self._end(key, Outcome.CANCELLED)
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    def stats(self) -> dict[str, Any]:
+        problem = self.breaker.problem
+        return {
+            "running": self.running,
+            "queued": len(self._tasks) - self.running,
+            "settled": dict(self.counts),
+            "journal": len(self._journal.settled),
+            "quarantined": self.breaker.quarantine(),
+            "breaker": None if problem is None else problem.as_dict(),
+        }
+
+    def _end(self, key: str, by: Outcome) -> None:
+        if key in self._enders:
+            self._enders[key][1].end(by)
+
+    async def _trial(self, request: TrialRequest) -> TrialResult:
+        who, key, step = request.identity, request.identity.key, request.step
+        self._enders[key] = (who, ender := Ender())
+        self.breaker.asked(who.split, step)
+        if who.split == "train":
+            self.tail.asked(step, key, who.task_hash)
+        asked = time.monotonic()
+        try:
+            result = await self._attempts_until_settled(request, ender, asked)
+            if self._stopping and result.outcome is Outcome.CANCELLED:
+                raise Stopping("the runner is stopping")
+            self._journal.settle(result)
+            self._memory[key] = result
+            self.counts[result.outcome.value] += 1
+            if who.split == "train":
+                self.tail.settled(step, key, result)
+            self._events.emit("trial.settled", step=step, trial=result.trial_name, **_summary(result))
+            return result
+        finally:
+            self._enders.pop(key, None)
+            self._tasks.pop(key, None)
+
+    async def _attempts_until_settled(self, request: TrialRequest, ender: Ender, asked: float) -> TrialResult:
+        who, step = request.identity, request.step
+        for tries in range(1, self._settings.max_attempts + 1):
+            async with _slot(self._slots, ender):
+                self.breaker.check()
+                if self.breaker.quarantined(request.task_id):
+                    attempt, name = Attempt(Evidence(exception="SandboxBuildFailedError"), error=f"task {request.task_id} is quarantined"), ""
+                else:
+                    number, name = self._journal.begin(who, lambda n: _trial_name(request, n))
+                    queue_s = time.monotonic() - asked
+                    self._events.emit("trial.started", step=step, trial=name, task=request.task_id, split=who.split, attempt=number)
+                    if who.split == "train":
+                        self.tail.running(step, who.key)
+                    self.running += 1
+                    try:
+                        shutil.rmtree(self._settings.trials_dir / name, ignore_errors=True)  # a name is new, unless the journal was lost
+                        attempt = await self._attempts.run(request, number, name, ender)
+                    finally:
+                        self.running -= 1
+            judgement, attempt = self._judge(attempt)
+            result = _result(request, name, judgement, attempt, tries, queue_s if name else 0.0, time.monotonic() - asked)
+            self._report(request, result, attempt)
+            if not MEANING[result.outcome].retried or ender.by is not None or not name:
+                return result
+            if tries < self._settings.max_attempts:
+                if not self.breaker.may_retry(who.split, step, result.error or result.outcome.value):
+                    return result
+                await asyncio.sleep(BACKOFF_S * 2 ** (tries - 1) * (0.5 + random.random()))
+        return result
+
+    def _judge(self, attempt: Attempt) -> tuple[Judgement, Attempt]:
+        rule = self._settings
+        try:
+            return judge(attempt.evidence, rule.reward_key, rule.overlong, rule.timeout), attempt
+        except RewardMissing as error:
+            evidence = Evidence(exception="VerifierOutputParseError")
+            return judge(evidence, rule.reward_key, rule.overlong, rule.timeout), replace(attempt, evidence=evidence, error=str(error))
+
+    def _report(self, request: TrialRequest, result: TrialResult, attempt: Attempt) -> None:
+        for finding in attempt.info.get("findings", []):
+            self._events.emit("trial.finding", step=request.step, trial=result.trial_name, what=finding["kind"], path=finding["path"])
+        if MEANING[result.outcome].against == "infrastructure":
+            kind = attempt.evidence.exception or result.outcome.value
+            self._events.emit("trial.failed", step=request.step, trial=result.trial_name, outcome=result.outcome.value, error=result.error)
+            if result.trial_name:
+                self.breaker.failed(request.task_id, kind, result.trial_name, result.error or "")
+        elif MEANING[result.outcome].against != "tail":
+            self.breaker.good(request.task_id)
+
+
+class _slot:
+    """One of the runner's places. A trial that is ended while it waits does not wait on."""
+
+    def __init__(self, slots: asyncio.Semaphore, ender: Ender):
+        self._slots, self._ender = slots, ender
+
+    async def __aenter__(self) -> None:
+        if self._ender.by is None:
+            self._ender.task = asyncio.current_task()
+            try:
+                await self._slots.acquire()
+                self._held = True
+                return
+            except asyncio.CancelledError:
+                if self._ender.by is None:
+                    raise
+                current = asyncio.current_task()
+                assert current is not None
+                current.uncancel()
+        self._held = False
+
+    async def __aexit__(self, *_: object) -> None:
+        self._ender.task = None
+        if self._held:
+            self._slots.release()
+
+
+def _trial_name(request: TrialRequest, number: int) -> str:
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", request.task_id.rsplit("/", 1)[-1]).strip("-.")[:40] or "task"
+    return f"{request.identity.split}-{slug}-s{request.identity.sample}-{request.identity.digest}-{number}"
+
+
+def _result(
+    request: TrialRequest, name: str, judgement: Judgement, attempt: Attempt, tries: int, queue_s: float, total_s: float
+) -> TrialResult:
+    return TrialResult(
+        identity=request.identity,
+        trial_name=name,
+        outcome=judgement.outcome,
+        in_loss=judgement.in_loss,
+        graded=judgement.graded,
+        reward=judgement.reward,
+        rewards=attempt.rewards if judgement.graded else {},
+        session=attempt.session,
+        attempts=tries,
+        timing=Timing(
+            **{key: round(value, 3) for key, value in {"queue_s": queue_s, "total_s": total_s}.items()},
+            setup_s=round(attempt.setup_s, 3),
+            agent_s=round(attempt.agent_s, 3),
+            verifier_s=round(attempt.verifier_s, 3),
+            hold_s=round(attempt.hold_s, 3),
+        ),
+        turns=attempt.turns,
+        error=attempt.error,
+        info={**attempt.info, "task_id": request.task_id, "step": request.step, "phase": attempt.phase},
+    )
+
+
+def _summary(result: TrialResult) -> Mapping[str, Any]:
+    timing = result.timing
+    return {
+        "split": result.identity.split,
+        "task_hash": result.identity.task_hash,
+        "sample": result.identity.sample,
+        "version": result.identity.version,
+        "outcome": result.outcome.value,
+        "in_loss": result.in_loss,
+        "reward": result.reward,
+        "turns": result.turns,
+        "attempts": result.attempts,
+        "session": result.session,
+        **{name: getattr(timing, name) for name in ("queue_s", "setup_s", "agent_s", "verifier_s", "total_s", "hold_s")},
+        "error": result.error,
+    }
