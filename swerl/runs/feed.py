@@ -143,5 +143,7 @@ _EVENTS: dict[str, _Teller] = {
     "step.begin": _step_begin,
     "checkpoint.committed": _checkpoint,
     "trial.settled": _trial,
+    "breaker.open": lambda progress, event: f"trials stopped: {event['id']} {event['message']}",
+    "task.quarantined": lambda progress, event: f"task {event['task']} is quarantined after {event['attempts']} attempts: {event['error']}",
     "run.stopped": _phase("stopping", "stopped after step {step}"),
 }

@@ -32,6 +32,7 @@ PACKAGES = ("verl", "vllm", "torch", "transformers", "ray", "tensordict", "trans
 def prepare(config: RunConfig, run: RunDir, *, attempt: int, command: Sequence[str]) -> None:
     """Write snapshot, resolved configuration, rendered files and manifest. Needs the run's lock. Repeatable; the manifest is last, and a
     directory without one is not yet a run."""
+    run.create()
     write_atomic(run.config_snapshot, snapshot(config).encode())
     write_atomic(run.resolved, dump_resolved(config))
     write_rendered(render(config, run), run)

@@ -38,7 +38,6 @@ def taken(run: RunDir, sweep_grace_s: float = 3.0) -> Iterator[Taken]:
             if before is not None and not existed:
                 registry.forget(run.id)
                 before = None
-            run.create()
             yield Taken(run, registry, before, swept)
         finally:
             registry.close()

@@ -44,6 +44,7 @@ def drive(run_dir, steps):
     )
     with taken(run, sweep_grace_s=0.3) as hold:
         hold.registry.prepare(run.id, "digest")
+        run.create()
         write_json(run.manifest, {"run": run.id})
         outcome = Supervisor(run, hold.registry, plan, PlainDisplay()).run()
     print(outcome.state, outcome.problem or "", flush=True)

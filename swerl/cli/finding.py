@@ -1,0 +1,59 @@
+"""Which run a verb is about: named, or of the configuration, or the newest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from swerl.cli.options import Chosen, config_options
+from swerl.errors import fail
+from swerl.runs.registry import Registry
+from swerl.runs.rundir import REGISTRY_NAME, RunDir
+
+
+def run_options[F: Callable[..., Any]](function: F) -> F:
+    """``[RUN]``, ``--runs-dir`` and the options of a configuration."""
+    function = click.option("--runs-dir", metavar="DIR", help="Where the runs are; default: what the configuration says, else runs/.")(
+        function
+    )
+    function = click.argument("run_id", metavar="[RUN]", required=False)(function)
+    return config_options(function)
+
+
+def find_runs_dir(chosen: Chosen, given: str | None) -> Path:
+    """A configuration that cannot be loaded still leaves the default place."""
+    if given:
+        return Path(given).absolute()
+    config = chosen.examine().config if chosen.file.exists() else None
+    return config.experiment.runs_dir if config else Path("runs").absolute()
+
+
+def find_run(chosen: Chosen, run_id: str | None, given: str | None) -> RunDir:
+    """The run named; else the one of ``--profile`` or ``--set``, if any was given; else the newest that is registered."""
+    runs_dir = find_runs_dir(chosen, given)
+    if run_id is None and (chosen.profile or chosen.overrides):
+        run_id = chosen.load().run_id
+    if run_id is None:
+        registered = all_runs(runs_dir)
+        if not registered:
+            raise fail("SWERL-R019", "no run has been started here", "swerl train, or name another --runs-dir", where=str(runs_dir))
+        run_id = registered[0].id
+    run = RunDir.of(runs_dir, run_id)
+    if not run.manifest.exists():
+        raise fail("SWERL-R016", f"there is no run {run_id}", "swerl status lists the runs", where=str(run.root))
+    return run
+
+
+def all_runs(runs_dir: Path):
+    """Newest first; nothing is created by asking."""
+    path = runs_dir / REGISTRY_NAME
+    if not path.exists():
+        return []
+    registry = Registry(path)
+    try:
+        return registry.all()
+    finally:
+        registry.close()

@@ -1,0 +1,77 @@
+"""Options that several verbs share, and the sentence each verb ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+
+from swerl.config import Examined, RunConfig, examine, load
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Which configuration the user named. ``words`` are the options again, for the next command."""
+
+    file: Path
+    profile: str | None
+    overrides: Mapping[str, str]
+
+    def load(self) -> RunConfig:
+        return load(self.file, self.profile, self.overrides)
+
+    def examine(self) -> Examined:
+        return examine(self.file, self.profile, self.overrides)
+
+    @property
+    def words(self) -> str:
+        parts = [] if self.file == Path("config.yaml") else [f"--config {self.file}"]
+        parts += [f"--profile {self.profile}"] if self.profile else []
+        parts += [f"--set {key}={value}" for key, value in self.overrides.items()]
+        return "".join(f" {part}" for part in parts)
+
+    def __str__(self) -> str:
+        return f"{self.file}" + (f" with profile {self.profile}" if self.profile else "")
+
+
+def config_options[F: Callable[..., Any]](function: F) -> F:
+    """``--config``, ``--profile`` and ``--set``, handed over as ``chosen``."""
+
+    def collect(ctx: click.Context, parameter: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
+        found = {}
+        for pair in pairs:
+            key, sign, value = pair.partition("=")
+            if not sign or not key:
+                raise click.BadParameter(f"{pair!r} is not section.key=value", ctx, parameter)
+            found[key] = value
+        return found
+
+    def wrapped(*args: Any, config_file: Path, profile: str | None, overrides: dict[str, str], **rest: Any) -> Any:
+        return function(*args, chosen=Chosen(config_file, profile or None, overrides), **rest)
+
+    wrapped.__name__, wrapped.__doc__ = function.__name__, function.__doc__
+    wrapped.__click_params__ = getattr(function, "__click_params__", [])
+    wrapped = click.option("--set", "overrides", multiple=True, callback=collect, metavar="KEY=VALUE", help="Set one key; repeatable.")(
+        wrapped
+    )
+    wrapped = click.option("--profile", metavar="NAME", help="Lay profiles/NAME.yaml over the configuration.")(wrapped)
+    path = click.Path(path_type=Path, dir_okay=False)
+    return click.option("--config", "config_file", type=path, default=Path("config.yaml"), show_default=True, help="The run profile.")(
+        wrapped
+    )
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print data instead of text.")
+
+
+def say_json(value: Any) -> None:
+    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS, default=str).decode())
+
+
+def say_next(*commands: str) -> None:
+    """The last words of a verb: what to do now."""
+    click.echo("next: " + "\n      ".join(commands))

@@ -1,0 +1,44 @@
+"""The status verb."""
+
+from __future__ import annotations
+
+import click
+
+from swerl.cli.finding import all_runs, find_run, find_runs_dir, run_options
+from swerl.cli.options import Chosen, json_option, say_json, say_next
+
+
+@click.command()
+@run_options
+@json_option
+def status(chosen: Chosen, run_id: str | None, runs_dir: str | None, as_json: bool) -> int:
+    """Where RUN stands, on one screen; without RUN, all runs, and the newest one closer."""
+    from dataclasses import asdict
+
+    from swerl.runs.registry import Registry
+    from swerl.runs.states import LIVE
+    from swerl.runs.status import one_screen, status_of, table
+
+    runs = all_runs(find_runs_dir(chosen, runs_dir))
+    named = bool(run_id or chosen.profile or chosen.overrides)
+    if not runs and not named:
+        if as_json:
+            say_json([])
+        else:
+            click.echo("no run has been started here")
+            say_next("swerl demo", "swerl train")
+        return 0
+    run = find_run(chosen, run_id, runs_dir)
+    registry = Registry(run.registry)
+    try:
+        found = status_of(run, registry)
+    finally:
+        registry.close()
+    if as_json:
+        say_json(found.as_dict() if named else [asdict(row) for row in runs])
+        return 0
+    if len(runs) > 1 and not named:
+        click.echo(table(runs) + "\n")
+    click.echo(one_screen(found))
+    say_next(f"swerl stop {run.id}" if found.run.state in LIVE else f"swerl resume {run.id}")
+    return 0

@@ -1,0 +1,164 @@
+"""Where a run stands: the registry's row, what is alive, what the metrics and events say. Reads only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import psutil
+
+from swerl.runs.display import duration
+from swerl.runs.events import read_events
+from swerl.runs.feed import RESOLVE_RATE
+from swerl.runs.metrics import Row, read_metrics
+from swerl.runs.registry import Registry, Run
+from swerl.runs.rundir import RunDir
+from swerl.runs.states import LIVE
+
+REWARDS = ("critic/score/mean", "critic/rewards/mean")
+ALARMS = frozenset({"process.died", "breaker.open", "task.quarantined", "group.failed", "trainer.failed"})
+RECENT_STEPS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStatus:
+    """One process of the plan, as recorded and as it is."""
+
+    name: str
+    pid: int
+    alive: bool
+    memory_mb: int
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """Everything the status verb shows. ``resolve_rates`` are (step, rate) of the validations, oldest first."""
+
+    run: Run
+    root: str
+    processes: tuple[ProcessStatus, ...]
+    last_step: int | None
+    reward: float | None
+    step_s: float | None
+    left_s: float | None
+    resolve_rates: tuple[tuple[int, float], ...]
+    doing: str
+    alarms: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def status_of(run: RunDir, registry: Registry) -> RunStatus:
+    """Raises AssertionError for a run without a row: ask the registry first."""
+    row = registry.get(run.id)
+    assert row is not None, f"run {run.id} has no row"
+    rows = read_metrics(run.metrics)
+    events = sorted((e for path in run.events.glob("*.jsonl") for e in read_events(path)), key=lambda e: e["time"])
+    trained = [r for r in rows if r.step >= 1]
+    last = trained[-1] if trained else None
+    step_s = _recent_step_s(trained)
+    live = row.state in LIVE
+    left_s = None
+    if live and step_s is not None and row.total_steps and last is not None:
+        left_s = max(0, row.total_steps - last.step) * step_s
+    return RunStatus(
+        run=row,
+        root=str(run.root),
+        processes=tuple(_process(p.name, p.ref.pid, p.ref.alive(), p.started) for p in registry.processes(run.id)),
+        last_step=rows[-1].step if rows else None,
+        reward=_first(last.data, REWARDS) if last else None,
+        step_s=step_s,
+        left_s=left_s,
+        resolve_rates=tuple((r.step, float(r.data[RESOLVE_RATE])) for r in rows if r.data.get(RESOLVE_RATE) is not None),
+        doing=_doing(events) if live else "",
+        alarms=tuple(_alarm(e) for e in events if e["kind"] in ALARMS and e["time"] >= (row.started or 0)),
+    )
+
+
+def one_screen(status: RunStatus) -> str:
+    """The status of one run as text."""
+    run, now = status.run, time.time()
+    lines = [f"run {run.id}: {run.state}" + (f", {status.doing}" if status.doing else "")]
+    if run.problem:
+        lines.append(f"  problem    {run.problem}")
+    total = f" of {run.total_steps}" if run.total_steps else ""
+    lines.append(f"  step       {status.last_step if status.last_step is not None else 'none yet'}{total}")
+    if status.step_s is not None:
+        left = f", about {duration(status.left_s)} left" if status.left_s is not None else ""
+        lines.append(f"  rate       {status.step_s:.1f} s a step{left}")
+    if status.reward is not None:
+        lines.append(f"  reward     {status.reward:.3f} (mean of the last step)")
+    if status.resolve_rates:
+        lines.append("  resolved   " + ", ".join(f"{rate:.3f} at step {step}" for step, rate in status.resolve_rates[-5:]))
+    if run.started:
+        end = run.ended if run.ended and run.state not in LIVE else now
+        lines.append(f"  time       {duration(end - run.started)} in attempt {run.attempt}")
+    for process in status.processes:
+        state = f"alive, {process.memory_mb} MB" if process.alive else "gone"
+        lines.append(f"  {process.name:<10} pid {process.pid}, {state}, for {duration(now - process.since)}")
+    lines += [f"  alarm      {alarm}" for alarm in status.alarms[-5:]]
+    lines.append(f"  directory  {status.root}")
+    return "\n".join(lines)
+
+
+def table(runs: Iterable[Run]) -> str:
+    """All runs, one line each."""
+    lines = [f"{'run':<28} {'state':<12} {'step':>11} {'attempt':>7}  started"]
+    for run in runs:
+        step = f"{run.step or 0}/{run.total_steps or '?'}"
+        started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started)) if run.started else "-"
+        lines.append(f"{run.id:<28} {run.state:<12} {step:>11} {run.attempt:>7}  {started}")
+    return "\n".join(lines)
+
+
+def _process(name: str, pid: int, alive: bool, since: float) -> ProcessStatus:
+    """Memory is of the process and its descendants: the trainer's is in its Ray workers."""
+    memory = 0
+    if alive:
+        try:
+            parent = psutil.Process(pid)
+            memory = sum(p.memory_info().rss for p in [parent, *parent.children(recursive=True)])
+        except psutil.NoSuchProcess:
+            alive = False
+    return ProcessStatus(name, pid, alive, memory >> 20, since)
+
+
+def _recent_step_s(rows: list[Row]) -> float | None:
+    times = [float(row.data["timing_s/step"]) for row in rows[-RECENT_STEPS:] if row.data.get("timing_s/step") is not None]
+    return sum(times) / len(times) if times else None
+
+
+def _first(data: Any, names: tuple[str, ...]) -> float | None:
+    return next((float(data[name]) for name in names if data.get(name) is not None), None)
+
+
+def _doing(events: list[dict[str, Any]]) -> str:
+    """The newest thing the trainer or supervisor began."""
+    for event in reversed(events):
+        told = _DOING.get(event["kind"])
+        if told:
+            return told.format_map(event)
+    return ""
+
+
+def _alarm(event: dict[str, Any]) -> str:
+    detail = event.get("message") or event.get("cause") or event.get("how") or event.get("error") or ""
+    subject = event.get("process") or event.get("task") or ""
+    at = time.strftime("%H:%M:%S", time.localtime(event["time"]))
+    return " ".join(filter(None, (at, event["kind"], str(subject), str(detail)[:200])))
+
+
+_DOING = {
+    "run.running": "starting its services",
+    "trainer.start": "loading the trainer",
+    "engine.ready": "sampling trials",
+    "engine.resumed": "sampling trials",
+    "engine.paused": "updating the policy",
+    "validation.begin": "validating",
+    "step.begin": "step {step}",
+    "run.stopping": "stopping ({mode})",
+}
