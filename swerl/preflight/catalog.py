@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swerl.preflight import batch, configuration, environments, gpus, host, policy, resume, sandbox, tasks, templates, training
+from swerl.preflight import batch, clusters, configuration, environments, gpus, host, policy, resume, sandbox, tasks, templates, training
 from swerl.preflight.check import Check
 
 CHECKS: tuple[Check, ...] = (
@@ -13,6 +13,7 @@ CHECKS: tuple[Check, ...] = (
     *training.CHECKS,
     *tasks.CHECKS,
     *sandbox.CHECKS,
+    *clusters.CHECKS,
     *gpus.CHECKS,
     *host.CHECKS,
     *environments.CHECKS,

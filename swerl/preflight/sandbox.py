@@ -153,9 +153,7 @@ class AgentCanRun(Check):
             yield self.found("no agent is named", ctx.source("harbor_agent.agent_name"))
             return
         named = agent.agent_import_path or agent.agent_name or ""
-        installed = "agents.installed" in named or (
-            not agent.agent_import_path and agent.agent_name not in {"terminus-2", "oracle", "nop", "mini"}
-        )
+        installed = runs_inside(ctx)
         if agent.runtime_image and not agent.runtime_mount_path.startswith("/"):
             yield self.found(
                 f"runtime_image {agent.runtime_image} without an absolute runtime_mount_path: the agent is not mounted",
@@ -177,6 +175,14 @@ class AgentCanRun(Check):
                 severity="note",
             )
         yield Fact(named)
+
+
+def runs_inside(ctx: Context) -> bool:
+    """Whether the agent is a program in the sandbox rather than a process of the host."""
+    agent = ctx.cfg.harbor_agent
+    if agent.agent_import_path:
+        return "agents.installed" in agent.agent_import_path
+    return agent.agent_name not in {"terminus-2", "oracle", "nop"}
 
 
 def _unlike(name: str, path: str) -> bool:
@@ -278,6 +284,8 @@ class GatewayIsReachable(Check):
         address = infra.node0_ip
         if ctx.backend in {"bubblewrap", "other"}:
             raise NotApplicable(f"the sandbox is {ctx.backend}: it reaches the gateway through its own socket")
+        if not runs_inside(ctx):
+            raise NotApplicable("the agent is a process of this host")
         where = ctx.source("infrastructure.node0_ip")
         if _is_loopback(address):
             yield self.found(f"sandboxes are told {address}, which is themselves", where)

@@ -54,7 +54,13 @@ TAGS = HERMES.replace(
 
 def tensors(shape: Mapping) -> dict[str, int]:
     """Names and element counts of a Qwen3 checkpoint."""
-    h, d, q, kv, m = shape["hidden_size"], shape["head_dim"], shape["num_attention_heads"], shape["num_key_value_heads"], shape["intermediate_size"]
+    h, d, q, kv, m = (
+        shape["hidden_size"],
+        shape["head_dim"],
+        shape["num_attention_heads"],
+        shape["num_key_value_heads"],
+        shape["intermediate_size"],
+    )
     found = {"model.embed_tokens.weight": shape["vocab_size"] * h, "model.norm.weight": h}
     if not shape["tie_word_embeddings"]:
         found["lm_head.weight"] = shape["vocab_size"] * h

@@ -1,0 +1,131 @@
+"""Faults of the machine: J3, J5, J6, J7, J8, J16, J24, J31, J32, J45, J47."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def _mounts(point: Path, kind: str) -> str:
+    real = Path("/proc/self/mountinfo").read_text()
+    return f"{real}999 1 0:99 / {point} rw,relatime - {kind} server:/export rw\n"
+
+
+def test_j3_environment_on_a_network_file_system(site):
+    """The mount table shows the environment on NFS."""
+    site.proc(self_mountinfo=_mounts(site.config()[0].environment.venv_path, "nfs4"))
+    report = site.preflight(only=["SWERL-P709"])
+    assert report.ids == {"SWERL-P709"} and report.ok and "nfs4" in report.warnings[0].message
+
+
+def test_j24_tensor_parallel_workers_importing_over_the_network(site):
+    """The same with a tensor-parallel engine: its workers give up waiting for each other."""
+    site.proc(self_mountinfo=_mounts(site.config()[0].environment.venv_path, "fuse.cpfs"))
+    report = site.preflight({"vllm.gen_tp": 2, "infrastructure.ngpus_per_node": 2}, only=["SWERL-P709"])
+    assert report.ids == {"SWERL-P709"} and not report.ok
+
+
+def test_j5_dead_control_groups(site):
+    """The kernel's table shows what thousands of ended sandboxes left behind."""
+    site.proc(cgroups="#subsys_name\thierarchy\tnum_cgroups\tenabled\nmemory\t4\t61000\t1\npids\t8\t150\t1\n")
+    report = site.preflight(only=["SWERL-P708"])
+    assert report.ids == {"SWERL-P708"} and report.ok
+    site.proc(cgroups="#subsys_name\thierarchy\tnum_cgroups\tenabled\nmemory\t4\t120000\t1\n")
+    assert not site.preflight(only=["SWERL-P708"]).ok
+
+
+def test_j6_kernels_built_in_a_deleted_environment(site, tmp_path: Path):
+    """A cached build file names a site-packages directory that is gone."""
+    site.gpus(1)
+    build = site.home / ".cache" / "flashinfer" / "0.6" / "90a" / "build.ninja"
+    build.parent.mkdir(parents=True)
+    build.write_text(f"cflags = -I{tmp_path}/old/lib/python3.12/site-packages/flashinfer/include\n")
+    assert site.preflight({"infrastructure.device": "cuda"}, only=["SWERL-P710"]).ids == {"SWERL-P710"}
+
+
+def test_j7_another_ray_cluster_would_be_joined(site):
+    """RAY_ADDRESS leads the trainer to workers that do not have this environment."""
+    site.env["RAY_ADDRESS"] = "10.0.0.7:6379"
+    assert site.preflight(only=["SWERL-P702"]).ids == {"SWERL-P702"}
+
+
+def test_j8_directory_that_hides_a_package(site, tmp_path: Path):
+    """A directory named docker on PYTHONPATH hides the SDK."""
+    (tmp_path / "path" / "docker").mkdir(parents=True)
+    (tmp_path / "path" / "docker" / "__init__.py").write_text("")
+    site.env["PYTHONPATH"] = str(tmp_path / "path")
+    report = site.preflight(only=["SWERL-P803"])
+    assert report.ids == {"SWERL-P803"} and "docker" in report.fatal[0].message
+
+
+def test_j16_stale_listener_on_the_gateway_port(site):
+    """Somebody listens already: the port, the process and its command are named."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        report = site.preflight({"infrastructure.litellm_port": port}, only=["SWERL-P701"])
+    assert report.ids == {"SWERL-P701"}
+    assert str(port) in report.fatal[0].message and f"pid {os.getpid()}" in report.fatal[0].message
+
+
+def test_j31_sandboxes_without_a_memory_limit(site):
+    """One runaway test suite would take the host with it; many bounded ones would too."""
+    assert site.preflight({"harbor_agent.environment_override_memory_mb": None}, only=["SWERL-P705"]).ids == {"SWERL-P705"}
+    site.proc(meminfo="MemTotal:       16384 kB\nPercpu:          1024 kB\n")
+    assert site.preflight(only=["SWERL-P705"]).ids == {"SWERL-P705"}
+
+
+_IN_NAMESPACE = """
+import importlib.util, json, sys
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("site_module", sys.argv[1]); module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)
+site = module.Site(Path(sys.argv[2])); site.places["shm"] = Path(sys.argv[3])
+report = site.preflight(only=["SWERL-P704"])
+print(json.dumps([report.ok, [p.message for p in report.problems]]))
+"""
+
+
+def test_j32_shared_memory_full(site_module, tmp_path: Path):
+    """A real tmpfs, nearly full with a dead process's segment, in a mount namespace of its own."""
+    shm = tmp_path / "shm"
+    shm.mkdir()
+    (tmp_path / "site").mkdir()
+    program = [sys.executable, "-c", _IN_NAMESPACE, site_module.__file__, str(tmp_path / "site"), str(shm)]
+    shell = f'mount -t tmpfs -o size=64m tmpfs {shm} && head -c 60M /dev/zero > {shm}/psm_dead && exec "$@"'
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", shell, "sh", *program], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    ok, messages = json.loads(done.stdout.splitlines()[-1])
+    assert not ok and "psm_dead 60.0 MiB" in messages[0]
+
+
+@pytest.mark.parametrize("plant", ["other version", "missing"])
+def test_j45_environment_that_is_not_the_lock(site, tmp_path: Path, plant: str):
+    """An environment in which one package is another version, or gone."""
+    real = site.config()[0].environment.trials_venv_path
+    copy = tmp_path / "venv"
+    source = next(real.glob("lib/python3.*/site-packages"))
+    target = copy / source.relative_to(real)
+    target.mkdir(parents=True)
+    (copy / "bin").mkdir()
+    (copy / "bin" / "python").symlink_to(real / "bin" / "python")
+    for info in source.glob("*.dist-info"):
+        (target / info.name).mkdir()
+    victim = next(target.glob("harbor-*.dist-info"))
+    victim.rename(target / "harbor-0.0.1.dist-info") if plant == "other version" else shutil.rmtree(victim)
+    report = site.preflight({"environment.trials_venv_path": str(copy)}, only=["SWERL-P802"])
+    assert report.ids == {"SWERL-P802"} and "harbor" in report.fatal[0].message
+
+
+def test_j47_somebody_else_on_the_gpus(site):
+    """nvidia-smi lists a compute process that is none of ours."""
+    site.gpus(1, processes=f"{os.getpid()}, /opt/other/python, 40960\\n")
+    report = site.preflight({"infrastructure.device": "cuda"}, only=["SWERL-P602"])
+    assert report.ids == {"SWERL-P602"} and "/opt/other/python" in report.fatal[0].message
