@@ -101,11 +101,9 @@ def _full(error: Exception) -> bool:
 
 def _tell(problems: Sequence[Problem], arguments: Sequence[str]) -> int:
     if "--json" in arguments:
-        import orjson
+        from swerl.cli.options import say_json
 
-        click.echo(
-            orjson.dumps({"ok": False, "problems": [problem.as_dict() for problem in problems]}, option=orjson.OPT_INDENT_2).decode()
-        )
+        say_json({"ok": False, "problems": [problem.as_dict() for problem in problems]})
     else:
         for problem in problems:
             click.echo(str(problem), err=True)

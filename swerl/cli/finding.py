@@ -16,9 +16,7 @@ from swerl.runs.rundir import REGISTRY_NAME, RunDir
 
 def run_options[F: Callable[..., Any]](function: F) -> F:
     """``[RUN]``, ``--runs-dir`` and the options of a configuration."""
-    function = click.option("--runs-dir", metavar="DIR", help="Where the runs are; default: what the configuration says, else runs/.")(
-        function
-    )
+    function = click.option("--runs-dir", metavar="DIR", help="Where the runs are; default: as configured, else runs/.")(function)
     function = click.argument("run_id", metavar="[RUN]", required=False)(function)
     return config_options(function)
 

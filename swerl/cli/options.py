@@ -55,14 +55,14 @@ def config_options[F: Callable[..., Any]](function: F) -> F:
 
     wrapped.__name__, wrapped.__doc__ = function.__name__, function.__doc__
     wrapped.__click_params__ = getattr(function, "__click_params__", [])
-    wrapped = click.option("--set", "overrides", multiple=True, callback=collect, metavar="KEY=VALUE", help="Set one key; repeatable.")(
-        wrapped
-    )
-    wrapped = click.option("--profile", metavar="NAME", help="Lay profiles/NAME.yaml over the configuration.")(wrapped)
     path = click.Path(path_type=Path, dir_okay=False)
-    return click.option("--config", "config_file", type=path, default=Path("config.yaml"), show_default=True, help="The run profile.")(
-        wrapped
-    )
+    for option in (
+        click.option("--set", "overrides", multiple=True, callback=collect, metavar="KEY=VALUE", help="Set one key; repeatable."),
+        click.option("--profile", metavar="NAME", help="Lay profiles/NAME.yaml over the configuration."),
+        click.option("--config", "config_file", type=path, default=Path("config.yaml"), show_default=True, help="The run profile."),
+    ):
+        wrapped = option(wrapped)
+    return wrapped
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print data instead of text.")

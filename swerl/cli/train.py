@@ -32,7 +32,7 @@ def resume(chosen: Chosen, run_id: str | None, runs_dir: str | None) -> int:
 
 
 def check(config: RunConfig) -> int:
-    """Preflight in a few lines: what is fatal or worth a warning, and the verdict. 1 when the run must not start; there is no way past it."""
+    """Preflight in a few lines: fatal problems, warnings, verdict. 1 when the run must not start; there is no way past it."""
     from swerl.preflight import run as run_preflight
 
     report = run_preflight(config)
