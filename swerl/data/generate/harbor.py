@@ -2,8 +2,11 @@
 
 The sandbox starts with the repository in ``/workspace``. ``tests/`` reaches the sandbox only after the agent has ended. ``tests/test.sh``
 writes ``/logs/verifier/reward.json``: ``reward`` (1 if every hidden test passes) and ``edited`` (1 if any file of the repository
-changed). It takes PATH, working directory and Python's search path from nothing that the agent can set, loads the modules under test by
-file, and believes a pass only if the test program says how many tests ran: a program under test that ends the interpreter early fails.
+changed).
+
+What the verdict rests on: PATH, working directory and Python's search path are not the agent's; modules under test are loaded by file, in a
+process that knows the calls and not the right results, so ending the interpreter, printing or patching the test library gains nothing. What
+it does not stop: a program that reads ``/tests`` while it is graded.
 """
 
 from __future__ import annotations
@@ -59,9 +62,7 @@ unset PYTHONPATH PYTHONHOME PYTHONSTARTUP BASH_ENV ENV LD_PRELOAD
 cd /tests || exit 1
 passed=0
 edited=0
-report=$(timeout -k 1 {timeout_s} python3 -I -S -B /tests/hidden.py 2>&1 </dev/null)
-[ "${{report##*$'\\n'}}" = "{num_tests} hidden tests passed" ] && passed=1
-echo "$report"
+timeout -k 1 {timeout_s} python3 -I -S -B /tests/hidden.py && passed=1
 for file in /tests/original/*; do
     cmp -s "$file" "{workdir}/${{file##*/}}" || edited=1
 done
@@ -69,39 +70,49 @@ printf '{{"reward": %d, "edited": %d}}\\n' "$passed" "$edited" > /logs/verifier/
 """
 
 HIDDEN_PY = '''\
-"""Hidden tests. Run with -I -S: nothing of the agent's directory is on the search path."""
+"""Hidden tests: calls and their right results. Exit status 0 if all hold.
 
-import importlib.util
-import unittest
+The program under test runs in a process of its own, which is told the calls and not the results.
+"""
 
+import json
+import subprocess
+import sys
 
-def load(name):
+CASES = [
+{cases}
+]
+
+CHILD = """
+import importlib.util, json, os, sys
+
+results = os.fdopen(os.dup(1), "w", buffering=1)
+os.dup2(2, 1)  # what the program prints is no result
+for name, call in json.load(sys.stdin):
     spec = importlib.util.spec_from_file_location(name, f"{workdir}/{{name}}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
-
-
-class HiddenTests(unittest.TestCase):
-{tests}
-
-result = unittest.main(exit=False).result
-if result.wasSuccessful():
-    print(f"{{result.testsRun}} hidden tests passed", flush=True)
-'''
-
-TEST = """\
-    def test_{number}(self):
-        self.assertEqual(load("{module}").{function}({args}), {expected})
+    print(json.dumps(eval(call, vars(module))), file=results)
 """
+
+asked = json.dumps([(module, call) for module, call, _ in CASES])
+command = [sys.executable, "-I", "-S", "-B", "-c", CHILD]
+done = subprocess.run(command, input=asked, capture_output=True, text=True)
+answers = done.stdout.splitlines()
+failed = 0
+for number, (module, call, right) in enumerate(CASES):
+    answer = answers[number] if number < len(answers) else "no result"
+    ok = answer == json.dumps(right)
+    failed += not ok
+    print(f"{{'ok' if ok else 'FAILED'}}  {{module}}.{{call}} is {{answer[:200]}}, right is {{json.dumps(right)}}")
+print(done.stderr[-2000:], end="")
+sys.exit(1 if failed or len(answers) != len(CASES) else 0)
+'''
 
 
 def task_files(task: RepairTask, task_id: str, split: str) -> dict[str, tuple[str, bool]]:
     """Relative path -> (text, executable) of every file of the task's directory."""
-    tests = "\n".join(
-        TEST.format(number=i, module=case.module, function=case.function, args=case.args, expected=case.expected)
-        for i, case in enumerate(task.cases)
-    )
+    cases = "\n".join(f"    ({case.module!r}, {f'{case.function}({case.args})'!r}, {case.expected})," for case in task.cases)
     config = TASK_TOML.format(
         task_id=task_id,
         family=task.family,
@@ -118,8 +129,8 @@ def task_files(task: RepairTask, task_id: str, split: str) -> dict[str, tuple[st
         "task.toml": (config, False),
         "instruction.md": (task.issue + "\n", False),
         "solution/solve.sh": (SOLVE_SH.format(workdir=WORKDIR, command=task.edit.command(task.file)), True),
-        "tests/test.sh": (TEST_SH.format(workdir=WORKDIR, timeout_s=TESTS_TIMEOUT_S, num_tests=len(task.cases)), True),
-        "tests/hidden.py": (HIDDEN_PY.format(workdir=WORKDIR, tests=tests), False),
+        "tests/test.sh": (TEST_SH.format(workdir=WORKDIR, timeout_s=TESTS_TIMEOUT_S), True),
+        "tests/hidden.py": (HIDDEN_PY.format(workdir=WORKDIR, cases=cases), False),
     }
     for name, code in task.files.items():
         files[f"environment/{name}"] = (code, False)
