@@ -39,7 +39,7 @@ class FilterGroups:
     """Replace groups whose samples all got the same reward."""
 
     enable: bool
-    max_refills: int
+    max_inflight_batches: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +243,7 @@ class Algorithm:
     norm_adv_by_std: bool
     use_kl_loss: bool
     kl_loss_coef: float
-    kl_loss_type: Literal["low_var_kl", "kl", "abs", "mse", "full"]
+    kl_loss_type: Literal["low_var_kl", "kl", "abs", "mse"]
     clip_ratio_low: float
     clip_ratio_high: float
     entropy_coeff: float

@@ -43,6 +43,7 @@ def public_environment(config: RunConfig, run: RunDir) -> dict[str, str]:
         "VLLM_LOGGING_LEVEL": i.vllm_logging_level,
         "WANDB_MODE": wandb_mode(config),
         "WANDB_DIR": str(run.root),
+        "TENSORBOARD_DIR": str(run.root / "tensorboard"),
         "TMPDIR": str(run.tmp),
     }
     if i.ray_port and i.nnodes == 1:

@@ -13,10 +13,15 @@ from typing import Any
 from swerl.config.sections import HarborAgent, RunConfig
 from swerl.errors import fail
 
-# Which of (max_iterations, temperature, disable_tool_calls) an agent class takes, and under which name. The turn limit holds for every
-# agent, because the gateway counts; an agent that is told as well can end in good order.
+# What an agent class takes of our keys, and under which name. The turn limit holds for every agent, because the gateway counts; an agent
+# that is told as well can end in good order.
 _AGENT_ARGUMENTS: dict[str, dict[str, str]] = {
-    "swerl.trials.agents.mini": {"max_iterations": "max_turns", "temperature": "temperature"},
+    "swerl.trials.agents.mini": {
+        "max_iterations": "max_turns",
+        "temperature": "temperature",
+        "disable_tool_calls": "disable_tool_calls",
+        "max_consecutive_no_tool": "max_consecutive_no_tool",
+    },
     "harbor.agents.installed.claude_code": {"max_iterations": "max_turns"},
     "harbor.agents.installed.openhands": {
         "max_iterations": "max_iterations",
@@ -95,13 +100,14 @@ def backend(a: HarborAgent) -> str:
 def _agent_arguments(a: HarborAgent) -> dict[str, Any]:
     module = a.agent_import_path.partition(":")[0] if a.agent_import_path else _AGENT_MODULES.get(a.agent_name or "", "")
     names = _AGENT_ARGUMENTS.get(module, {})
-    if a.disable_tool_calls and "disable_tool_calls" not in names:
-        raise fail(
-            "SWERL-C017",
-            f"the agent {a.agent_import_path or a.agent_name} cannot do without tool calls",
-            "set harbor_agent.disable_tool_calls to false, or pass the agent's own argument in harbor_agent.agent_kwargs",
-            "harbor_agent.disable_tool_calls",
-        )
+    for key in ("disable_tool_calls", "max_consecutive_no_tool"):
+        if getattr(a, key) and key not in names:
+            raise fail(
+                "SWERL-C017",
+                f"the agent {a.agent_import_path or a.agent_name} has no setting for {key}",
+                f"set harbor_agent.{key} back to its default, or pass the agent's own argument in harbor_agent.agent_kwargs",
+                f"harbor_agent.{key}",
+            )
     return {theirs: getattr(a, ours) for ours, theirs in names.items()}
 
 

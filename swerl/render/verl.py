@@ -143,7 +143,7 @@ def _algorithm(c: RunConfig) -> dict[str, Any]:
         "algorithm.adv_estimator": a.adv_estimator,
         "algorithm.norm_adv_by_std_in_grpo": a.norm_adv_by_std,
         "algorithm.filter_groups.enable": a.filter_groups.enable,
-        "algorithm.filter_groups.max_num_gen_batches": a.filter_groups.max_refills,
+        "algorithm.filter_groups.max_inflight_gen_batches": a.filter_groups.max_inflight_batches,
         "algorithm.rollout_correction.rollout_is": correction.rollout_is,
         "algorithm.rollout_correction.rollout_is_threshold": correction.rollout_is_threshold,
         "algorithm.rollout_correction.rollout_rs": correction.rollout_rs,

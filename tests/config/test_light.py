@@ -14,7 +14,8 @@ def run(code: str, root) -> str:
 
 
 def test_importing_config_and_render_loads_nothing_heavy(root):
-    code = f"import sys, swerl.config, swerl.config.docs, swerl.render, swerl.render.verl_keys; print([m for m in {HEAVY!r} if m in sys.modules])"
+    modules = "swerl.config, swerl.config.docs, swerl.render, swerl.render.verl_keys"
+    code = f"import sys, {modules}; print([m for m in {HEAVY!r} if m in sys.modules])"
     assert run(code, root).strip() == "[]"
 
 

@@ -74,6 +74,7 @@ def test_the_runtime_image_is_mounted_where_the_sandbox_can(config):
 def test_what_a_class_cannot_do_is_refused(config):
     for sets in (
         {"harbor_agent.disable_tool_calls": True},
+        {"harbor_agent.max_consecutive_no_tool": 3},
         {"harbor_agent.environment_import_path": "swerl.trials.sandboxes.bubblewrap:BubblewrapEnvironment"},
         {"harbor_agent.environment_type": "docker"},
         {"harbor_agent.environment_import_path": None},
