@@ -84,14 +84,15 @@ def _problems(error: Any, composed: Composed) -> list[Problem]:
         wanted = " or ".join(error.kind.types)
         got = _get(composed.values, path, None)
         return [Problem("SWERL-C005", f"`{name}` must be {wanted}, not {_shape(got)}", _meaning(name), where)]
-    if name == "" or "readOnly" in _spec(path):
-        return [Problem("SWERL-C006", error.message, "correct the file", where)]
     return [Problem("SWERL-C006", f"`{name}`: {_reason(error)}", _meaning(name), where)]
 
 
 def _unknown(path: KeyPath, composed: Composed) -> Problem:
     name = ".".join(map(str, path))
     known = [*sections(), *keys()]
+    if name in known:  # `vllm.gen_tp: 2` as one word
+        outer, _, inner = name.partition(".")
+        return Problem("SWERL-C004", f"`{name}` is written as one word", f"write `{outer}:` and `{inner}:` below it", composed.where(path))
     return Problem(
         "SWERL-C004",
         f"there is no key `{name}`{suggestion(name, known)}",
@@ -146,10 +147,3 @@ def _get(values: Any, path: KeyPath, default: Any) -> Any:
         else:
             return default
     return values
-
-
-def _spec(path: KeyPath) -> Mapping[str, Any]:
-    node: Any = schema()
-    for part in path:
-        node = node.get("properties", {}).get(part, {}) if isinstance(node, Mapping) else {}
-    return node

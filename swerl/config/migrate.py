@@ -83,7 +83,7 @@ def _converted(key: Key, value: Any, notices: list[str]) -> Any:
         notices.append(f"{name}: {value!r} became null, because environment_import_path chooses the backend")
         return None
     if name == "harbor_agent.host_path_mounts" and isinstance(value, str):
-        return orjson.loads(value) if value.strip() else None
+        return _mounts(name, value, notices)
     if name == "experiment.exp_name" and isinstance(value, str) and _holds_time(value):
         notices.append(f"{name}: {value!r} was emptied: a name with the time in it never resumes")
         return ""
@@ -91,6 +91,15 @@ def _converted(key: Key, value: Any, notices: list[str]) -> Any:
         notices.append(f"{name}: {value!r} was emptied: it points into the repositories of the reference")
         return ""
     return value
+
+
+def _mounts(name: str, value: str, notices: list[str]) -> Any:
+    """The reference's JSON text as a list; text that is no JSON must be filled in anew."""
+    try:
+        return orjson.loads(value) if value.strip() else None
+    except orjson.JSONDecodeError:
+        notices.append(f"{name}: {value!r} is not JSON; write the mounts in its place")
+        return _NO_COUNTERPART
 
 
 def _import_path(name: str, value: str, notices: list[str]) -> str:

@@ -28,6 +28,8 @@ def one(path: Path, **more):
         ("vllm:\n  gen_tpp: 2\n", "SWERL-C004", ":4:3", "did you mean `vllm.gen_tp`?"),
         ("training:\n  learning_rate: 1\n", "SWERL-C004", ":4:3", "did you mean `algorithm.learning_rate`?"),
         ("trainig:\n  mode: sync\n", "SWERL-C004", ":3:1", "did you mean `training`?"),
+        ("vllm.gen_tp: 2\n", "SWERL-C004", ":3:1", "one word"),
+        ("algorithm.filter_groups: {enable: true}\n", "SWERL-C004", ":3:1", "one word"),
         ("vllm:\n  gen_tp: two\n", "SWERL-C005", ":4:3", "must be integer, not text"),
         ("vllm:\n  gen_tp: 1.5\n", "SWERL-C005", ":4:3", "must be integer"),
         ("training: 3\n", "SWERL-C005", ":3:1", "must be object"),

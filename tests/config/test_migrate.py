@@ -222,6 +222,11 @@ def test_unknown_keys_and_markers():
     assert new["harbor_agent"]["environment_type"] is None
 
 
+@pytest.mark.parametrize(("old", "new"), [("", None), (" ", None), ("[", "REPLACE_ME")])
+def test_mounts_as_text(old, new):
+    assert moved(harbor_agent__host_path_mounts=old)[0]["harbor_agent"]["host_path_mounts"] == new
+
+
 def test_live_state_at_the_top_is_explained():
     text = "meta_info: {name: rl}\nstatus: {phase: running}\nruntime_info: {input: {}, evolving: 1}\n"
     _, notices = migrate(text)
