@@ -177,8 +177,9 @@ class TrackerKey(Check):
     id = "SWERL-P851"
     family = "credentials"
     title = "W&B"
-    asks = "there is a key for W&B when it is used online"
+    asks = "there is a key for W&B when it is used online; without one the run is recorded offline"
     remedy = "export WANDB_API_KEY, or set credentials.wandb_mode: offline (or disabled)"
+    severity = "warning"
 
     def run(self, ctx: Context) -> Iterator[Finding]:
         mode = ctx.cfg.credentials.wandb_mode
@@ -190,7 +191,7 @@ class TrackerKey(Check):
         netrc = ctx.host.home / ".netrc"
         stored = netrc.is_file() and "api.wandb.ai" in netrc.read_text(errors="replace")
         if not ctx.cfg.secrets.wandb_api_key and not stored:
-            yield self.found("wandb_mode is online and there is no key", ctx.source("credentials.wandb_mode"))
+            yield self.found("wandb_mode is online and there is no key: the run would be recorded offline", ctx.source("credentials.wandb_mode"))
         yield Fact("online")
 
 
