@@ -1,4 +1,4 @@
-"""The problems of configuration and rendering by id: what each means. docs/troubleshooting.md is made from this and the checks' own texts."""
+"""Problems of configuration and rendering by id: what each means. docs/troubleshooting.md is made from this and the checks' own texts."""
 
 from __future__ import annotations
 

@@ -42,6 +42,7 @@ print("ok")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.trials
 def test_harbor_accepts_the_settings_of_every_agent_and_sandbox(config):
     mounts = {"harbor_agent.host_path_mounts": [{"host_path": "/a", "mount_path": "/b"}]}

@@ -38,6 +38,7 @@ def test_two_machines_compose(config, run):
     assert values["ray_kwargs"]["ray_init"]["address"] == "127.0.0.1:6379"
 
 
+@pytest.mark.slow
 def test_verls_dataclasses_accept_the_rendered_configuration(config, run):
     """Composition checks names; verl's own dataclasses check types and rules."""
     from omegaconf import OmegaConf
@@ -50,6 +51,7 @@ def test_verls_dataclasses_accept_the_rendered_configuration(config, run):
             omega_conf_to_dataclass(part)
 
 
+@pytest.mark.slow
 def test_the_words_of_the_schema_are_verls(known):
     import torch
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY, agg_loss, kl_penalty
