@@ -1,0 +1,75 @@
+# Verbs only; each calls one command. `make` lists them. CONFIG= and PROFILE= choose the configuration, ARGS= hands options on.
+CONFIG  ?= config.yaml
+PROFILE ?=
+RUN     ?=
+EXTRA   ?=
+ARGS    ?=
+TESTS   ?=
+BENCH   ?=
+
+SWERL   := .venv/train/bin/swerl
+CHOICE   = --config $(CONFIG) $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo validate render preflight doctor train status stop resume artifacts clean test test-fast test-all lint bench
+
+help: ## list the verbs
+	@echo "swerl: train a software-engineering agent with online RL, declared in $(CONFIG)"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  CONFIG=$(CONFIG) PROFILE=demo-cpu RUN=<name> ARGS='--set training.total_steps=4'; every verb: $(SWERL) VERB --help"
+
+setup: ## install everything from uv.lock: two environments, bubblewrap (EXTRA=cpu|gpu)
+	@scripts/bootstrap.sh $(EXTRA)
+
+$(SWERL):
+	@scripts/bootstrap.sh $(EXTRA)
+
+demo: setup ## the whole loop on this machine, from nothing to results (FRESH=1 begins anew)
+	@$(SWERL) demo $(if $(FRESH),--fresh) $(ARGS)
+
+validate: $(SWERL) ## check the configuration against the schema
+	@$(SWERL) validate $(CHOICE)
+
+render: $(SWERL) ## show what the run's processes would be given
+	@$(SWERL) render $(CHOICE)
+
+preflight: $(SWERL) ## find what would fail, before it does; changes nothing
+	@$(SWERL) preflight $(CHOICE)
+
+doctor: $(SWERL) ## prove the tasks: oracle 1, no-op 0
+	@$(SWERL) doctor $(CHOICE)
+
+train: $(SWERL) ## train; the same command resumes (FRESH=1 begins anew)
+	@$(SWERL) train $(CHOICE) $(if $(FRESH),--fresh)
+
+status: $(SWERL) ## where a run stands (RUN=)
+	@$(SWERL) status $(RUN) $(CHOICE)
+
+stop: $(SWERL) ## let a run finish its step, save and end (RUN=)
+	@$(SWERL) stop $(RUN) $(CHOICE)
+
+resume: $(SWERL) ## continue a run from its own snapshot (RUN=)
+	@$(SWERL) resume $(RUN) $(CHOICE)
+
+artifacts: $(SWERL) ## gather a run into artifacts/ (RUN=)
+	@$(SWERL) artifacts $(RUN) $(CHOICE)
+
+clean: $(SWERL) ## end what dead runs left; with RUN=, remove that run
+	@$(SWERL) clean $(RUN) $(CHOICE)
+
+test: setup ## all tests but the long ones (TESTS=<directory or word>)
+	@.venv/train/bin/python scripts/test.py default $(TESTS) $(ARGS)
+
+test-fast: setup ## the tests under two minutes
+	@.venv/train/bin/python scripts/test.py fast $(TESTS) $(ARGS)
+
+test-all: setup ## every test, the long ones too
+	@.venv/train/bin/python scripts/test.py all $(TESTS) $(ARGS)
+
+lint: $(SWERL) ## ruff: rules and format
+	@.venv/train/bin/ruff check . && .venv/train/bin/ruff format --check .
+
+bench: setup ## measure what the documentation promises (BENCH=<name>)
+	@.venv/train/bin/python scripts/bench.py $(BENCH) $(ARGS)
