@@ -38,6 +38,7 @@ def public_environment(config: RunConfig, run: RunDir) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DEDUP_LOGS": "0",
+        "RAY_worker_niceness": "0",  # Ray's default of 15 lets sandboxes and everything else of the host go before the engine
         "HYDRA_FULL_ERROR": "1",
         "VERL_LOGGING_LEVEL": "WARNING",
         "VLLM_LOGGING_LEVEL": i.vllm_logging_level,
