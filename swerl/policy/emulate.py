@@ -60,12 +60,12 @@ def run_command(files: dict[str, str], command: str) -> tuple[str, dict[str, str
     if (cat := _CAT.fullmatch(command)) is not None:
         numbered, name = cat.groups()
         if name not in files:
-            return f"cat: {name}: No such file or directory", files
+            return f"cat: {name}: No such file or directory\n", files
         return protocol.numbered(files[name]) if numbered else files[name], files
     if (sed := _SED.fullmatch(command)) is not None:
         line, old, new, everywhere, name = sed.groups()
         if name not in files:
-            return f"sed: can't read {name}: No such file or directory", files
+            return f"sed: can't read {name}: No such file or directory\n", files
         signs = set(old[1:] if old.startswith("*") else old) & _PATTERN_SIGNS or set(new) & set("&\\") or line == "0"
         if not signs:
             lines = files[name].splitlines()
@@ -73,7 +73,7 @@ def run_command(files: dict[str, str], command: str) -> tuple[str, dict[str, str
             for i in chosen:
                 lines[i] = lines[i].replace(old, new, -1 if everywhere else 1)
             return "", {**files, name: "\n".join(lines) + "\n"}
-    return "bash: refused", files
+    return "bash: refused\n", files
 
 
 def grade(task: RepairTask, files: dict[str, str]) -> float:
