@@ -55,7 +55,8 @@ let
     path = root;
     filter = path: _:
       let relative = builtins.substring (builtins.stringLength (toString root) + 1) (-1) path; in
-      builtins.elem relative [ "pyproject.toml" "README.md" "LICENSE" ] || relative == "swerl" || lib.hasPrefix "swerl/" relative;
+      builtins.elem relative [ "pyproject.toml" "README.md" "LICENSE" "swerl" "schema" ]
+      || lib.hasPrefix "swerl/" relative || lib.hasPrefix "schema/" relative;
   };
 
   setFor = extras: extensions:
