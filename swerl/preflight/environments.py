@@ -191,7 +191,9 @@ class TrackerKey(Check):
         netrc = ctx.host.home / ".netrc"
         stored = netrc.is_file() and "api.wandb.ai" in netrc.read_text(errors="replace")
         if not ctx.cfg.secrets.wandb_api_key and not stored:
-            yield self.found("wandb_mode is online and there is no key: the run would be recorded offline", ctx.source("credentials.wandb_mode"))
+            yield self.found(
+                "wandb_mode is online and there is no key: the run would be recorded offline", ctx.source("credentials.wandb_mode")
+            )
         yield Fact("online")
 
 

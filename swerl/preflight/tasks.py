@@ -170,7 +170,7 @@ class VerifierStaysOffline(Check):
     severity = "warning"
     live = True
     budget_s = 8.0
-    faults = (4, 19, 20)
+    faults = (4, 11, 20)
 
     def run(self, ctx: Context) -> Iterator[Finding]:
         if ctx.cfg.harbor_runtime.sandbox.network == "public":

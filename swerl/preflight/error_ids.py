@@ -1,0 +1,97 @@
+"""Every problem id of the project with its own words, read from the source: the registry behind ``docs/troubleshooting.md``.
+
+An id is introduced where a problem is made: ``fail("SWERL-R003", message, remedy)`` or ``Problem("SWERL-R003", ...)``. The scan reads the
+syntax trees below ``swerl/``, so an id cannot be in use and missing here, and nothing has to be registered. Checks of preflight carry their
+texts as attributes and are taken from ``catalog``. Expressions inside a message appear as their source in braces.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ID = re.compile(r"SWERL-[A-Z]\d{3}")
+FAMILIES = {
+    "C": "Configuration",
+    "P": "Preflight",
+    "R": "Runs",
+    "G": "Gateway",
+    "T": "Trials",
+    "D": "Data",
+    "M": "Model and policy",
+    "A": "Artifacts",
+    "E": "Environment",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One place that makes a problem. ``message`` and ``remedy`` are empty where they are computed."""
+
+    id: str
+    message: str
+    remedy: str
+    module: str
+
+
+def uses(package: Path) -> list[Use]:
+    """All uses below the package directory, by id and then by place."""
+    found = [use for path in sorted(package.rglob("*.py")) for use in _in_module(path, package.parent)]
+    return sorted(found, key=lambda u: (u.id, u.module))
+
+
+def mentioned(package: Path) -> set[str]:
+    """Every id that any string of the source mentions."""
+    return {m.group(0) for path in package.rglob("*.py") for m in ID.finditer(path.read_text())}
+
+
+def _in_module(path: Path, root: Path) -> Iterator[Use]:
+    module = str(path.relative_to(root)).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    tree = ast.parse(path.read_text(), str(path))
+    yield from _in_scope(tree, module, _assigned(tree.body))
+
+
+def _in_scope(scope: ast.AST, module: str, names: dict[str, ast.expr]) -> Iterator[Use]:
+    """Uses below ``scope``; ``names`` are the strings assigned around it, so that ``message = ...`` before a problem is found too."""
+    for node in ast.iter_child_nodes(scope):
+        inner = {**names, **_assigned(node.body)} if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else names
+        if isinstance(node, ast.Call) and (use := _use(node, module, names)):
+            yield use
+        yield from _in_scope(node, module, inner)
+
+
+def _assigned(body: list[ast.stmt]) -> dict[str, ast.expr]:
+    found = {}
+    for node in (n for statement in body for n in ast.walk(statement)):
+        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            found.setdefault(node.targets[0].id, node.value)
+    return found
+
+
+def _use(call: ast.Call, module: str, names: dict[str, ast.expr]) -> Use | None:
+    if not call.args or not isinstance(call.args[0], ast.Constant) or not ID.fullmatch(str(call.args[0].value)):
+        return None
+    given = {k.arg: k.value for k in call.keywords}
+    maker = call.func.id if isinstance(call.func, ast.Name) else ""
+    if maker in {"fail", "Problem"}:
+        message = call.args[1] if len(call.args) > 1 else given.get("message")
+        remedy = call.args[2] if len(call.args) > 2 else given.get("remedy")
+        return Use(str(call.args[0].value), _text(message, names), _text(remedy, names), module)
+    texts = [_text(argument, names) for argument in call.args[1:]]
+    return Use(str(call.args[0].value), " ".join(t for t in texts if t), "", module)
+
+
+def _text(node: ast.expr | None, names: dict[str, ast.expr]) -> str:
+    """A string as it will read, with expressions in braces; alternatives are joined by a bar; empty for anything that is no string."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(p.value) if isinstance(p, ast.Constant) else "{" + ast.unparse(p.value) + "}" for p in node.values)
+    if isinstance(node, ast.IfExp):
+        return " | ".join(t for t in (_text(node.body, names), _text(node.orelse, names)) if t)
+    if isinstance(node, ast.Name) and node.id in names:
+        return _text(names[node.id], {k: v for k, v in names.items() if k != node.id})
+    return ""
