@@ -42,8 +42,8 @@ def check(config: RunConfig) -> int:
     return 0 if report.ok else 1
 
 
-def carry_out(config: RunConfig, fresh: bool) -> int:
-    """Supervise the run and say how it ended."""
+def carry_out(config: RunConfig, fresh: bool, then: bool = True) -> int:
+    """Supervise the run and say how it ended; ``then``: also what may come next when it is complete."""
     from swerl.runs.display import open_display
     from swerl.runs.launch import launch
     from swerl.runs.rundir import RunDir
@@ -54,14 +54,16 @@ def carry_out(config: RunConfig, fresh: bool) -> int:
     row, outcome = launch(config, open_display, fresh=fresh, notice=click.echo)
     if outcome is None:
         click.echo(f"run {run.id} is complete already ({row.step} steps)")
-        say_next(f"swerl artifacts {run.id}", "swerl train --fresh begins anew; the old run is kept beside it")
+        if then:
+            say_next(f"swerl artifacts {run.id}", "swerl train --fresh begins anew; the old run is kept beside it")
         return 0
     if outcome.problem is not None:
         click.echo(str(outcome.problem), err=True)
     click.echo(f"run {run.id} {row.state} at step {row.step or 0}" + (f" of {row.total_steps}" if row.total_steps else ""))
     click.echo(f"log {run.trainer_log}\nmetrics {run.metrics}\ncheckpoints {run.checkpoints}")
     if row.state == State.COMPLETED:
-        say_next(f"swerl artifacts {run.id}")
+        if then:
+            say_next(f"swerl artifacts {run.id}")
         return 0
     say_next(f"swerl resume {run.id}")
     if outcome.by_signal:

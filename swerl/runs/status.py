@@ -45,6 +45,7 @@ class RunStatus:
     step_s: float | None
     left_s: float | None
     resolve_rates: tuple[tuple[int, float], ...]
+    peak_memory_mb: int | None
     doing: str
     alarms: tuple[str, ...]
 
@@ -74,6 +75,7 @@ def status_of(run: RunDir, registry: Registry) -> RunStatus:
         step_s=step_s,
         left_s=left_s,
         resolve_rates=tuple((r.step, float(r.data[RESOLVE_RATE])) for r in rows if r.data.get(RESOLVE_RATE) is not None),
+        peak_memory_mb=peak_memory_mb(events),
         doing=_doing(events) if live else "",
         alarms=tuple(_alarm(e) for e in events if e["kind"] in ALARMS and e["time"] >= (row.started or 0)),
     )
@@ -97,6 +99,8 @@ def one_screen(status: RunStatus) -> str:
     if run.started:
         end = run.ended if run.ended and run.state not in LIVE else now
         lines.append(f"  time       {duration(end - run.started)} in attempt {run.attempt}")
+    if status.peak_memory_mb is not None:
+        lines.append(f"  memory     {status.peak_memory_mb} MB at the most")
     for process in status.processes:
         state = f"alive, {process.memory_mb} MB" if process.alive else "gone"
         lines.append(f"  {process.name:<10} pid {process.pid}, {state}, for {duration(now - process.since)}")
@@ -113,6 +117,11 @@ def table(runs: Iterable[Run]) -> str:
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started)) if run.started else "-"
         lines.append(f"{run.id:<28} {run.state:<12} {step:>11} {run.attempt:>7}  {started}")
     return "\n".join(lines)
+
+
+def peak_memory_mb(events: Iterable[dict[str, Any]]) -> int | None:
+    """The most memory that all processes of the run used at one time, over all attempts; None before the first look."""
+    return max((event["peak_mb"] for event in events if event["kind"] == "run.memory"), default=None)
 
 
 def _process(name: str, pid: int, alive: bool, since: float) -> ProcessStatus:

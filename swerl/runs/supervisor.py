@@ -19,6 +19,7 @@ from swerl.runs.display import Display
 from swerl.runs.events import EventLog
 from swerl.runs.feed import Feed
 from swerl.runs.logs import RateLines, first_error
+from swerl.runs.memory import used_mb
 from swerl.runs.metrics import read_metrics
 from swerl.runs.plan import Plan, ProcessSpec
 from swerl.runs.process import TOKEN_VARIABLE, end_processes, send, this_process
@@ -68,6 +69,7 @@ class Supervisor:
         self._feed = Feed(run, plan.total_steps)
         self._rates = RateLines(run.trainer_log, run.vllm_log)
         self._segments = NewSegments()
+        self._peak_mb = 0
         self._signals = 0
         self._stop: StopRequest | None = None
         self._stopping_since = 0.0
@@ -267,3 +269,11 @@ class Supervisor:
             self._kept_house = time.monotonic()
             self._rates.copy()
             self._registry.beat(self._run.id, self._feed.progress.step, self._feed.progress.total_steps)
+            self._watch_memory()
+
+    def _watch_memory(self) -> None:
+        """An event for each new peak that is worth one."""
+        used = used_mb(seen.pid for seen in cleanup.owned(self._run, self._registry))
+        if used > 1.02 * self._peak_mb:
+            self._peak_mb = used
+            self._events.emit("run.memory", peak_mb=used)

@@ -1,0 +1,48 @@
+"""The demo verb."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import click
+
+from swerl.cli.options import Chosen, config_options, say_next
+
+PROFILE = "demo-cpu"
+DOCTOR_TASKS = 32
+
+
+@click.command()
+@config_options
+@click.option("--fresh", is_flag=True, help="Train anew; the earlier run is kept beside it. Policy and tasks are kept.")
+def demo(chosen: Chosen, fresh: bool) -> int:
+    """The whole loop on this machine: builds a policy and tasks, trains, validates, gathers. The same command resumes."""
+    from swerl import demo as steps
+    from swerl.cli.doctor import examine
+    from swerl.cli.train import carry_out, check
+    from swerl.runs.display import duration
+
+    chosen = replace(chosen, profile=chosen.profile or PROFILE)
+    config = chosen.load()
+    began = time.monotonic()
+    say = click.echo
+    steps.build_policy(config, say)
+    steps.make_tasks(config, say)
+    steps.prove_tasks(config, say, examine, DOCTOR_TASKS)
+    say("4/6 preflight")
+    if check(config):
+        say_next(f"mend what is fatal, then swerl demo{chosen.words if chosen.profile != PROFILE else ''}")
+        return 1
+    say("5/6 training")
+    code = carry_out(config, fresh, then=False)
+    if code != 0:
+        return code
+    say(steps.table(steps.collect(config, say), config))
+    say(f"the whole took {duration(time.monotonic() - began)}")
+    say_next(
+        f"swerl status {config.run_id}                    # the run on one screen",
+        "make demo FRESH=1                        # train again from the start",
+        "swerl preflight --config config.yaml     # what your own machine and model still need",
+    )
+    return 0

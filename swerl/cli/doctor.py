@@ -1,0 +1,60 @@
+"""The doctor verb. The trials run in the trials environment, in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+
+from swerl.cli.options import Chosen, config_options, json_option, say_json, say_next
+from swerl.config import RunConfig, dump_resolved
+from swerl.errors import fail
+
+
+@click.command()
+@config_options
+@click.option("--tasks", type=click.IntRange(min=0), default=64, show_default=True, help="Of each index, evenly spread; 0 for all.")
+@click.option("--repetitions", type=click.IntRange(min=1), default=1, show_default=True, help="Finds flaky tasks.")
+@click.option("--threshold", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Share of sound tasks that is enough.")
+@json_option
+def doctor(chosen: Chosen, tasks: int, repetitions: int, threshold: float, as_json: bool) -> int:
+    """Prove the tasks of both indexes: the gold solution gets reward 1 and doing nothing gets 0, in the configured sandbox."""
+    report = examine(chosen.load(), tasks, repetitions, say=lambda line: click.echo(line, err=as_json))
+    enough = report["sound_share"] >= threshold
+    if as_json:
+        say_json({"ok": enough, **report})
+        return 0 if enough else 1
+    total = sum(report["counts"].values())
+    click.echo(f"{report['sound_share']:.1%} of {total} tasks are sound" + ("" if enough else f", {threshold:.1%} are asked for"))
+    mend = "mend the tasks named, or drop them from their index, then "
+    say_next(f"swerl preflight{chosen.words}" if enough else f"{mend}swerl doctor{chosen.words}")
+    return 0 if enough else 1
+
+
+def examine(config: RunConfig, tasks: int, repetitions: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """The doctor's report as data; its lines go to ``say`` as they come. Raises SWERL-R020 when it could not examine."""
+    python = config.environment.trials_venv_path / "bin" / "python"
+    if not python.exists():
+        raise fail("SWERL-R018", "there is no Python environment here", "make setup", where=str(config.environment.trials_venv_path))
+    with tempfile.TemporaryDirectory(prefix="swerl-doctor-") as folder:
+        resolved = Path(folder) / "resolved.json"
+        resolved.write_bytes(dump_resolved(config))
+        options = ["--config", str(resolved), "--tasks", str(tasks), "--repetitions", str(repetitions)]
+        command = [str(python), "-P", "-m", "swerl.trials.doctor", *options]
+        last = ""
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if last:
+                    say(last)
+                last = line.rstrip("\n")
+        if process.returncode != 0:
+            if last:
+                say(last)
+            raise fail("SWERL-R020", f"the doctor ended with exit code {process.returncode}", "see its message above")
+        return orjson.loads(last)
