@@ -75,8 +75,14 @@ class AdminSurface:
         kind = body.get("kind", "bridge")
         if kind not in ("bridge", "vllm"):
             raise ApiError(400, "invalid_request", "kind is bridge or vllm")
-        spec = EngineSpec(kind, _needed(body, "url", str).rstrip("/"), _typed(body, "token", str, ""), _needed(body, "epoch", int))
-        await self._gate.register(spec, _typed(body, "version", int, 0))
+        spec = EngineSpec(
+            kind=kind,
+            url=_needed(body, "url", str).rstrip("/"),
+            token=_typed(body, "token", str, ""),
+            epoch=_needed(body, "epoch", int),
+            version=_typed(body, "version", int, 0),
+        )
+        await self._gate.register(spec)
         return _answer({"epoch": spec.epoch})
 
     async def _pause(self, request: web.Request) -> web.Response:

@@ -47,7 +47,7 @@ class EngineGate:
             self.paused, self.version, self.reason = state["paused"], state["version"], state["reason"]
             self._set_open()
 
-    async def register(self, spec: EngineSpec, version: int) -> None:
+    async def register(self, spec: EngineSpec) -> None:
         """Raises StaleEpochError for an older epoch. The same engine registered again changes nothing."""
         self._refuse_older(spec.epoch)
         if self.spec != spec:
@@ -55,7 +55,7 @@ class EngineGate:
             if old is not None:
                 await old.close()  # requests in flight there come back as away and are asked of the new engine
             self.paused, self.reason = False, ""
-        self.version = version
+        self.version = spec.version
         self._retry_at, self._delay_s = 0.0, _FIRST_DELAY_S
         self._save()
         self._set_open()

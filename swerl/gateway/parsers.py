@@ -11,6 +11,7 @@ import asyncio
 import importlib
 import json
 import logging
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from hashlib import blake2b
@@ -65,6 +66,7 @@ class VllmParsers:
         self._protocol: Any = None
         self._requests: dict[bytes, Any] = {}
         self.loaded = False
+        self.failures: deque[str] = deque(maxlen=16)  # what parsers tripped over lately
 
     def load(self) -> Future[None]:
         """Start loading, once, in a thread that does not keep the process alive. The future raises what `load_now` raises."""
@@ -96,21 +98,31 @@ class VllmParsers:
         vllm_request = self._vllm_request(request.tools if wants_calls else ())
         text = self._template.tokenizer.decode(ids, skip_special=vllm_request.skip_special_tokens)
         text = cut_at_stop(text, request.stop)
+        try:
+            reasoning, content, calls = self._parsed(text, vllm_request, wants_calls)
+        except Exception as error:  # vLLM's parsers meet whatever a policy in training writes; what they trip over is plain text
+            self.failures.append(f"{type(error).__name__}: {error}")
+            reasoning, content, calls = None, text, ()
+        return Answer(content, reasoning, calls, "tool_calls" if calls and sampled.finish == "stop" else sampled.finish)
+
+    def _parsed(self, text: str, vllm_request: Any, wants_calls: bool) -> tuple[str | None, str, tuple[ToolCall, ...]]:
         reasoning: str | None = None
         content: str | None = text
         if self._reasoning_class is not None:
             reasoning, content = self._reasoning_class(self._tokenizer).extract_reasoning(text, vllm_request)
-        calls: tuple[ToolCall, ...] = ()
         if wants_calls and content:
             found = self._tool_class(self._tokenizer, vllm_request.tools).extract_tool_calls(content, vllm_request)
             if found.tools_called:
                 calls = tuple(ToolCall(c.id, c.function.name, c.function.arguments) for c in found.tool_calls)
-                content = found.content
-        return Answer(content or "", reasoning, calls, "tool_calls" if calls and sampled.finish == "stop" else sampled.finish)
+                text_beside = found.content or ""
+                return reasoning, text_beside if text_beside.strip() else "", calls
+        return reasoning, content or "", ()
 
     def load_now(self) -> None:
         """Load and check, blocking. Raises SwerlError; see `load`."""
-        logging.getLogger("vllm").setLevel(logging.ERROR)
+        importlib.import_module("vllm.logger")
+        # a policy in training writes broken calls all the time; vLLM's parsers log a traceback for each
+        logging.getLogger("vllm").setLevel(logging.CRITICAL)
         self._protocol = importlib.import_module("vllm.entrypoints.openai.chat_completion.protocol")
         tools = importlib.import_module("vllm.tool_parsers").ToolParserManager
         reasoning = importlib.import_module("vllm.reasoning").ReasoningParserManager
@@ -119,6 +131,15 @@ class VllmParsers:
         self._tokenizer = hf.get_cached_tokenizer(auto.from_pretrained(str(self._model_path)))
         if self._reasoning_parser_name is not None:
             self._reasoning_class = _named(reasoning.get_reasoning_parser, self._reasoning_parser_name, reasoning, "model.reasoning_parser")
+            try:
+                self._reasoning_class(self._tokenizer)
+            except Exception as error:  # every parser has its own way to say that the tokenizer lacks its tokens
+                raise fail(
+                    "SWERL-G009",
+                    f"the reasoning parser {self._reasoning_parser_name!r} does not fit the model: {error}",
+                    "set model.reasoning_parser to the one the model was trained for, or to null",
+                    "model.reasoning_parser",
+                ) from error
         if self._tool_parser_name == "auto":
             self._choose(tools)
         else:

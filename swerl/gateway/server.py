@@ -13,8 +13,10 @@ from collections.abc import Awaitable, Callable
 import orjson
 from aiohttp import web
 
+from swerl.gateway.dialects.anthropic_messages import AnthropicMessages
 from swerl.gateway.dialects.base import Dialect, Reply
 from swerl.gateway.dialects.openai_chat import OpenAIChat
+from swerl.gateway.dialects.openai_responses import OpenAIResponses
 from swerl.gateway.errors import ApiError
 from swerl.gateway.metrics import Metrics
 from swerl.gateway.session import Session, Ticket
@@ -31,11 +33,16 @@ class PublicSurface:
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=self.settings.max_body_mb << 20, middlewares=[refuse_upgrades])
-        chat = self._endpoint(OpenAIChat())
-        for prefix in ("", "/t/{key}"):
-            app.router.add_post(f"{prefix}/v1/chat/completions", chat)
-            app.router.add_post(f"{prefix}/chat/completions", chat)
-            app.router.add_get(f"{prefix}/v1/models", self._models, allow_head=True)
+        anthropic = AnthropicMessages()
+        posts = {
+            "chat/completions": self._endpoint(OpenAIChat()),
+            "responses": self._endpoint(OpenAIResponses()),
+            "messages": self._endpoint(anthropic),
+            "messages/count_tokens": self._counter(anthropic),
+        }
+        for prefix in ("", "/v1", "/t/{key}", "/t/{key}/v1"):
+            for path, handler in posts.items():
+                app.router.add_post(f"{prefix}/{path}", handler)
             app.router.add_get(f"{prefix}/models", self._models, allow_head=True)
         app.router.add_get("/health/liveliness", self._alive, allow_head=True)
         app.router.add_get("/health/liveness", self._alive, allow_head=True)
@@ -55,6 +62,21 @@ class PublicSurface:
                 self.metrics.refused(error)
                 return refusal(dialect, error)
             return await self._deliver(request, dialect, session, ticket, began)
+
+        return handle
+
+    def _counter(self, dialect: Dialect) -> Handler:
+        """Anthropic's count_tokens: what the conversation would cost as a prompt. Nothing is sampled or kept."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            try:
+                session = await self.store.by_key(key_of(request))
+                chat = dialect.parse(*await read_json(request))
+                count = await session.count_tokens(chat)
+            except ApiError as error:
+                self.metrics.refused(error)
+                return refusal(dialect, error)
+            return web.json_response({"input_tokens": count})
 
         return handle
 

@@ -17,6 +17,7 @@ from swerl.gateway.admin import AdminSurface
 from swerl.gateway.chat import ChatRequest, Message
 from swerl.gateway.engines.base import Engine, EngineSpec
 from swerl.gateway.engines.bridge import BridgeEngine
+from swerl.gateway.engines.vllm_http import VllmHttpEngine
 from swerl.gateway.gate import EngineGate
 from swerl.gateway.metrics import Metrics
 from swerl.gateway.parsers import AnswerReader, VllmParsers
@@ -60,7 +61,7 @@ class Gateway:
         self.admin_url = await self._listen(admin.app(), _ADMIN_HOST, 0)
         self.public_url = await self._listen(public.app(), settings.host, settings.port)
         if settings.engine_url is not None:
-            await self.gate.register(EngineSpec("vllm", settings.engine_url.rstrip("/"), "", 0), 0)
+            await self.gate.register(EngineSpec("vllm", settings.engine_url.rstrip("/"), "", 0))
         self._loading = asyncio.create_task(self._load_parsers())
         if settings.services_path is not None:
             entry = {"public_url": self.public_url, "admin_url": self.admin_url, "admin_token": self.admin_token}
@@ -147,7 +148,7 @@ class StartCache:
         return made
 
 
-ENGINES: dict[str, Callable[[EngineSpec], Engine]] = {"bridge": BridgeEngine}
+ENGINES: dict[str, Callable[[EngineSpec], Engine]] = {"bridge": BridgeEngine, "vllm": VllmHttpEngine}
 
 
 def connect(spec: EngineSpec) -> Engine:

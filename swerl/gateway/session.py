@@ -126,6 +126,12 @@ class Session:
         if work is not None and work.clients == 0 and work.task is not None and not work.task.done():
             work.orphaned = asyncio.get_running_loop().call_later(self.parts.settings.disconnect_grace_s, self._abandon, work)
 
+    async def count_tokens(self, request: ChatRequest) -> int:
+        """Tokens of the conversation as one prompt."""
+        template = self.parts.placer.template
+        count = lambda: len(template.prompt(request.messages, request.tools, **request.template_kwargs))  # noqa: E731
+        return await asyncio.get_running_loop().run_in_executor(self.parts.executor, count)
+
     async def close(self, reason: str) -> dict[str, Any]:
         """Abort what is being sampled and refuse the key from now on. Closing again reports the same."""
         if self.closed is None:
@@ -160,6 +166,7 @@ class Session:
         return {
             "session": self.id,
             "trial": self.trial,
+            "sampling": self.sampling,
             "status": "open" if self.closed is None else f"closed: {self.closed}",
             "turns": sum(start_of(t) not in sides for t in self.tree.turns),
             "prompt_tokens": sum(t.parent.end for t in self.tree.turns),

@@ -43,7 +43,9 @@ TOOLS = [
 ]
 
 
-def write_model(directory: Path, template: str, eos: tuple[str, ...] = ("<|im_end|>", "<|endoftext|>")) -> Path:
+def write_model(
+    directory: Path, template: str, eos: tuple[str, ...] = ("<|im_end|>", "<|endoftext|>"), more_tokens: tuple[str, ...] = ()
+) -> Path:
     """A policy directory as transformers reads it, without weights. The whole call opener is one token, as in the demo policy."""
     core = Tokenizer(models.BPE())
     pattern = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -54,7 +56,7 @@ def write_model(directory: Path, template: str, eos: tuple[str, ...] = ("<|im_en
     words = "system user assistant tool the quick brown fox cat -n sed -i file.py returns expected error command name arguments Tools type"
     core.train_from_iterator([words] * 50 + [json.dumps(TOOLS)] * 20, trainer)
     core.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
-    core.add_tokens([AddedToken(t, special=False, normalized=False) for t in WHOLE])
+    core.add_tokens([AddedToken(t, special=False, normalized=False) for t in (*WHOLE, *more_tokens)])
     core.save(str(directory / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",

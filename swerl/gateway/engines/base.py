@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 FinishReason = Literal["stop", "length", "aborted"]
@@ -11,12 +11,14 @@ FinishReason = Literal["stop", "length", "aborted"]
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """Where an engine is. ``epoch`` rises with every start of the trainer; ``token`` is a secret."""
+    """Where an engine is. ``epoch`` rises with every start of the trainer; ``token`` is a secret; ``version`` is that of the weights at
+    registration and not part of the engine's identity."""
 
     kind: Literal["bridge", "vllm"]
     url: str
     token: str
     epoch: int
+    version: int = field(default=0, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

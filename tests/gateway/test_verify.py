@@ -1,0 +1,86 @@
+"""The verifier agrees with a faithful recording and finds one wrong token."""
+
+from __future__ import annotations
+
+import asyncio
+
+import orjson
+import pytest
+from gatewaykit import gateway_on
+
+from swerl.errors import SwerlError
+from swerl.gateway.engines.scripted import ScriptedEngine, ScriptReply
+from swerl.gateway.verify import load_rows, verify
+
+TASK = [{"role": "user", "content": "f returns 2"}]
+
+
+@pytest.fixture(scope="module")
+def policy(model_dir):
+    """The test policy with random weights, and a function that samples from it as an engine would."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=700, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16
+    )
+    model = Qwen3ForCausalLM(config).eval()
+    model.save_pretrained(model_dir)
+
+    def sample(prompt: list[int], temperature: float, count: int) -> tuple[list[int], list[float]]:
+        ids, logprobs = list(prompt), []
+        for _ in range(count):
+            with torch.no_grad():
+                scores = torch.log_softmax(model(torch.tensor([ids])).logits[0, -1] / temperature, -1)
+            ids.append(int(torch.multinomial(scores[:600].exp(), 1)))
+            logprobs.append(float(scores[ids[-1]]))
+        return ids[len(prompt) :], logprobs
+
+    return sample
+
+
+def test_a_faithful_recording_agrees_and_a_wrong_one_does_not(tmp_path, model_dir, vllm_reader, policy, monkeypatch):
+    drawn: dict[tuple, float] = {}
+
+    def script(turn):
+        ids, logprobs = policy(list(turn.prompt_ids), 0.8, 6)
+        drawn.update({(token, len(turn.prompt_ids) + i): lp for i, (token, lp) in enumerate(zip(ids, logprobs, strict=True))})
+        return ScriptReply(token_ids=ids, end=False)
+
+    monkeypatch.setattr("swerl.gateway.engines.scripted.scripted_logprob", lambda token, position: drawn[token, position])
+
+    async def record() -> dict:
+        engine = ScriptedEngine(script, model_dir)
+        await engine.start()
+        async with gateway_on(tmp_path, model_dir, vllm_reader) as kit:
+            await kit.admin("POST", "/engine", engine.registration())
+            session, key = await kit.open(sampling={"temperature": 0.8})
+            history = list(TASK)
+            for _ in range(3):
+                history += [(await kit.chat(key, history))["choices"][0]["message"], {"role": "user", "content": "more"}]
+            recording = await kit.recording(session)
+        await engine.stop()
+        return recording
+
+    recording = asyncio.run(record())
+    (tmp_path / "recording.json").write_bytes(orjson.dumps(recording))
+    (journal,) = (tmp_path / "gateway" / "sessions").iterdir()
+    for file in (tmp_path / "recording.json", journal):
+        rows, temperature = load_rows(file)
+        verdict = verify(rows, model_dir, temperature=temperature)
+        assert (verdict.paths, verdict.tokens) == (1, 18) and verdict.agrees(1e-4)
+    assert not verify(rows, model_dir, temperature=temperature, raw=True).agrees()
+    (row,) = recording["paths"]
+    at = row["response_mask"].index(1)
+    row["response_ids"][at] = (row["response_ids"][at] + 1) % 600
+    verdict = verify([row], model_dir, temperature=0.8)
+    assert not verdict.agrees() and verdict.max_difference > 0.01
+
+
+def test_what_is_no_recording_is_said(tmp_path):
+    for name, data in (("a.json", b"{}"), ("b.json", b"{"), ("c.jsonl", b"")):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(SwerlError) as caught:
+            load_rows(tmp_path / name)
+        assert caught.value.problems[0].id == "SWERL-G010"
