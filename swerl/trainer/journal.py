@@ -1,4 +1,4 @@
-"""What the runner's journal says of one version of the weights, as metrics: ``swerl/val/*`` after a validation, ``swerl/trials/*`` per step.
+"""The runner's verdicts on one version of the weights, as metrics: ``swerl/val/*`` after a validation, ``swerl/trials/*`` per step.
 
 The rates come from verdicts, not from verl's tensors: verl fills sessions without a verdict with 0, and a resolve rate that counts a
 broken sandbox as a failed fix is no resolve rate. Coverage says how many of the trials asked for were graded.
@@ -14,6 +14,8 @@ from typing import Any
 
 import orjson
 
+from swerl.artifacts.results import Trial, validations
+
 
 class TrialJournal:
     """Follows ``journal.jsonl``: each call reads only what was added since."""
@@ -21,12 +23,25 @@ class TrialJournal:
     def __init__(self, path: Path):
         self.path = path
         self._offset = 0
-        self._results: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        self._results: dict[tuple[str, str], dict[tuple[str, int], dict[str, Any]]] = {}  # (split, version) -> (task, sample) -> last
 
-    def validation_metrics(self, version: str) -> dict[str, float]:
-        from swerl.artifacts.results import resolve_rates
-
-        return {f"swerl/val/{name}": value for name, value in resolve_rates(self._of("val", version)).items()}
+    def validation_metrics(self, version: str, expected: int) -> dict[str, float]:
+        """Rates of the validation under ``version``, of ``expected`` trials; empty before the first verdict."""
+        results = self._of("val", version)
+        found = validations(map(_trial, results), expected)
+        if not found or found[0].rate.value is None:
+            return {}
+        rate = found[0].rate
+        graded = [result["rewards"] for result in results if result["graded"]]
+        return {
+            "swerl/val/resolve_rate": rate.value,
+            "swerl/val/resolve_rate/low": rate.low,
+            "swerl/val/resolve_rate/high": rate.high,
+            "swerl/val/coverage": rate.coverage,
+            **{f"swerl/val/pass_at_{k}": value for k, (value, _) in found[0].pass_at.items()},
+            **{f"swerl/val/verifier/{name}": mean(rewards.get(name, 0.0) for rewards in graded) for name in sorted(graded[0])},
+            **{f"swerl/val/outcome/{name}": count for name, count in found[0].outcomes.items()},
+        }
 
     def training_metrics(self, version: str) -> dict[str, float]:
         """Outcome counts and mean seconds per phase of the trials under ``version``."""
@@ -47,8 +62,9 @@ class TrialJournal:
     def _of(self, split: str, version: str) -> list[dict[str, Any]]:
         for result in self._new():
             identity = result["identity"]
-            self._results.setdefault((identity["split"], identity["version"]), []).append(result)
-        return self._results.get((split, version), [])
+            trials = self._results.setdefault((identity["split"], identity["version"]), {})
+            trials[identity["task_hash"], identity["sample"]] = result  # a trial that was run again counts once
+        return list(self._results.get((split, version), {}).values())
 
     def _new(self) -> Iterator[dict[str, Any]]:
         if not self.path.exists():
@@ -59,6 +75,15 @@ class TrialJournal:
                 if not line.endswith(b"\n"):
                     return  # being written; read whole next time
                 self._offset += len(line)
-                entry = orjson.loads(line)
+                try:
+                    entry = orjson.loads(line)
+                except orjson.JSONDecodeError:
+                    continue  # torn by a killed runner and closed off by its successor
                 if entry.get("kind") == "settled":
                     yield entry["result"]
+
+
+def _trial(result: dict[str, Any]) -> Trial:
+    identity = result["identity"]
+    reward = result["reward"] if result["graded"] else None
+    return Trial(identity["split"], identity["task_hash"], identity["sample"], identity["version"], result["outcome"], reward)

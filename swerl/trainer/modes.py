@@ -110,7 +110,8 @@ class RunHooks(PPOTrainer):
         self.events.emit("validation.end", step=self.global_steps)
 
     def _validate(self) -> dict[str, float]:
-        return {**super()._validate(), **self.journal.validation_metrics(self.lineage.version(self.global_steps))}
+        expected = len(self.val_dataset) * self.config.actor_rollout_ref.rollout.val_kwargs.n
+        return {**super()._validate(), **self.journal.validation_metrics(self.lineage.version(self.global_steps), expected)}
 
     def _compute_metrics(self, batch: Any, metrics: dict[str, Any], timing_raw: dict[str, float], global_steps: int, epoch: int) -> None:
         super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
