@@ -59,7 +59,7 @@ def _problem(id: str, found: Iterable[Use]) -> list[str]:
             continue
         said.add((use.message, use.remedy))
         message = f"`{_code(use.message)}`" if use.message else "(the text depends on the case)"
-        lines.append(f"- {message}" + (f"<br>Do: {use.remedy}" if use.remedy else "") + f" ({use.module})")
+        lines.append(f"- {message}" + (f"<br>Do: {use.remedy}" if use.remedy else "") + f" ({use.room})")
     return [*lines, ""]
 
 

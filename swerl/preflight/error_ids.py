@@ -29,18 +29,19 @@ FAMILIES = {
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One place that makes a problem. ``message`` and ``remedy`` are empty where they are computed."""
+    """One place that makes a problem. ``message`` and ``remedy`` are empty where they are computed;
+    ``room`` is the package below swerl."""
 
     id: str
     message: str
     remedy: str
-    module: str
+    room: str
 
 
 def uses(package: Path) -> list[Use]:
     """All uses below the package directory, by id and then by place."""
     found = [use for path in sorted(package.rglob("*.py")) for use in _in_module(path, package.parent)]
-    return sorted(found, key=lambda u: (u.id, u.module))
+    return sorted(found, key=lambda u: (u.id, u.room, u.message))
 
 
 def mentioned(package: Path) -> set[str]:
@@ -49,29 +50,38 @@ def mentioned(package: Path) -> set[str]:
 
 
 def _in_module(path: Path, root: Path) -> Iterator[Use]:
-    module = str(path.relative_to(root)).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-    tree = ast.parse(path.read_text(), str(path))
-    yield from _in_scope(tree, module, _assigned(tree.body))
+    text = path.read_text()
+    if not ID.search(text):
+        return
+    room = path.relative_to(root).parts[1].removesuffix(".py")
+    tree = ast.parse(text, str(path))
+    yield from _in_scope(tree, room, _assigned(tree))
 
 
-def _in_scope(scope: ast.AST, module: str, names: dict[str, ast.expr]) -> Iterator[Use]:
+def _in_scope(scope: ast.AST, room: str, names: dict[str, ast.expr]) -> Iterator[Use]:
     """Uses below ``scope``; ``names`` are the strings assigned around it, so that ``message = ...`` before a problem is found too."""
     for node in ast.iter_child_nodes(scope):
-        inner = {**names, **_assigned(node.body)} if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else names
-        if isinstance(node, ast.Call) and (use := _use(node, module, names)):
+        if isinstance(node, ast.Call) and (use := _use(node, room, names)):
             yield use
-        yield from _in_scope(node, module, inner)
+        yield from _in_scope(
+            node, room, {**names, **_assigned(node)} if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else names
+        )
 
 
-def _assigned(body: list[ast.stmt]) -> dict[str, ast.expr]:
-    found = {}
-    for node in (n for statement in body for n in ast.walk(statement)):
+def _assigned(scope: ast.AST) -> dict[str, ast.expr]:
+    """The first value of each name assigned in ``scope`` itself, inner functions and classes left out."""
+    found: dict[str, ast.expr] = {}
+    todo = list(ast.iter_child_nodes(scope))
+    while todo:
+        node = todo.pop(0)
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
             found.setdefault(node.targets[0].id, node.value)
+        if isinstance(node, ast.stmt | ast.ExceptHandler) and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            todo += ast.iter_child_nodes(node)
     return found
 
 
-def _use(call: ast.Call, module: str, names: dict[str, ast.expr]) -> Use | None:
+def _use(call: ast.Call, room: str, names: dict[str, ast.expr]) -> Use | None:
     if not call.args or not isinstance(call.args[0], ast.Constant) or not ID.fullmatch(str(call.args[0].value)):
         return None
     given = {k.arg: k.value for k in call.keywords}
@@ -79,9 +89,9 @@ def _use(call: ast.Call, module: str, names: dict[str, ast.expr]) -> Use | None:
     if maker in {"fail", "Problem"}:
         message = call.args[1] if len(call.args) > 1 else given.get("message")
         remedy = call.args[2] if len(call.args) > 2 else given.get("remedy")
-        return Use(str(call.args[0].value), _text(message, names), _text(remedy, names), module)
+        return Use(str(call.args[0].value), _text(message, names), _text(remedy, names), room)
     texts = [_text(argument, names) for argument in call.args[1:]]
-    return Use(str(call.args[0].value), " ".join(t for t in texts if t), "", module)
+    return Use(str(call.args[0].value), " ".join(t for t in texts if t), "", room)
 
 
 def _text(node: ast.expr | None, names: dict[str, ast.expr]) -> str:

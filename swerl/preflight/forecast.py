@@ -164,8 +164,6 @@ def _mlp_width(shape: ModelShape) -> int:
 
 def disk(shape: ModelShape, plan: Plan) -> DiskForecast:
     save = shape.parameters * (MASTER_BYTES + ADAM_BYTES + (MASTER_BYTES if plan.save_hf else 0))
-    if plan.save_every <= 0:
-        return DiskForecast(save, 0, 0, 0)
     saves = None if plan.steps is None else max(1, -(-plan.steps // plan.save_every))
     keep = plan.keep_checkpoints
     kept = saves if keep is None else keep if saves is None else min(saves, keep)
@@ -189,8 +187,7 @@ def render(result: Forecast) -> str:
         f"gathered {size(trainer.gathered_bytes)}, activations ~{size(trainer.activation_bytes)}, "
         f"logits ~{size(trainer.logits_bytes)} ({plan.tokens_per_gpu:,} tokens)",
         f"checkpoint        {about}{size(store.save_bytes)} a save"
-        + (f", {store.saves} save(s), at most {size(store.peak_bytes)} at once" if store.saves and store.peak_bytes is not None else "")
-        + (", never saved" if plan.save_every <= 0 else ""),
+        + (f", {store.saves} save(s), at most {size(store.peak_bytes)} at once" if store.saves and store.peak_bytes is not None else ""),
     ]
     return "\n".join(lines)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +44,8 @@ def render(asked: dict[str, Any], template: ChatTemplate) -> dict[str, Any]:
 def parse(asked: dict[str, Any], template: ChatTemplate) -> dict[str, Any]:
     from swerl.gateway.parsers import VllmParsers
 
-    with ThreadPoolExecutor(1) as executor:
-        parsers = VllmParsers(Path(asked["model_path"]), template, asked["tool_parser"], asked["reasoning_parser"], executor)
-        parsers.load_now()
+    parsers = VllmParsers(Path(asked["model_path"]), template, asked["tool_parser"], asked["reasoning_parser"])
+    parsers.load_now()
     return {"text": "", "stops": [], "parser": parsers.tool_parser or "none", "error": ""}
 
 

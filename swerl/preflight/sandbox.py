@@ -21,26 +21,6 @@ _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _ENTRY_OVERHEAD_S = 120
 
 
-class SandboxIsNamed(Check):
-    id = "SWERL-P501"
-    family = "sandbox"
-    title = "kind of sandbox"
-    asks = "exactly one of environment_import_path and environment_type names the sandbox"
-    remedy = "set harbor_agent.environment_import_path and leave environment_type null"
-    faults = (25,)
-
-    def run(self, ctx: Context) -> Iterator[Finding]:
-        agent = ctx.cfg.harbor_agent
-        if agent.environment_import_path and agent.environment_type:
-            yield self.found(
-                f"environment_type {agent.environment_type!r} would be ignored beside environment_import_path",
-                ctx.source("harbor_agent.environment_type"),
-            )
-        elif not agent.environment_import_path and not agent.environment_type:
-            yield self.found("no sandbox is named", ctx.source("harbor_agent.environment_import_path"))
-        yield Fact(f"{ctx.backend} ({agent.environment_import_path or agent.environment_type})")
-
-
 class SandboxStarts(Check):
     id = "SWERL-P502"
     family = "sandbox"
@@ -150,8 +130,7 @@ class AgentCanRun(Check):
     def run(self, ctx: Context) -> Iterator[Finding]:
         agent = ctx.cfg.harbor_agent
         if not agent.agent_name and not agent.agent_import_path:
-            yield self.found("no agent is named", ctx.source("harbor_agent.agent_name"))
-            return
+            raise NotApplicable("no agent is named (SWERL-P004)")
         named = agent.agent_import_path or agent.agent_name or ""
         installed = runs_inside(ctx)
         if agent.runtime_image and not agent.runtime_mount_path.startswith("/"):
@@ -334,7 +313,6 @@ class ValidationEnds(Check):
 
 
 CHECKS = (
-    SandboxIsNamed(),
     SandboxStarts(),
     DockerAnswers(),
     AgentCanRun(),

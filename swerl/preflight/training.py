@@ -124,9 +124,7 @@ class SamplingAgrees(Check):
                 f"harbor_agent.temperature {agent.temperature:g}, algorithm.temperature {algorithm.temperature:g}",
                 ctx.source("harbor_agent.temperature"),
             )
-        if algorithm.temperature == 0 and ctx.cfg.training.n_resp_per_prompt > 1:
-            yield self.found("temperature 0: all samples of a group are the same", ctx.source("algorithm.temperature"), severity="fatal")
-        elif algorithm.top_p < 1 or algorithm.top_k not in (-1, 0):
+        if algorithm.top_p < 1 or algorithm.top_k not in (-1, 0):
             yield self.found(
                 f"top_p {algorithm.top_p:g}, top_k {algorithm.top_k}: the engine samples from a cut distribution,"
                 " which the trainer does not see",
@@ -164,14 +162,12 @@ class SavesAndTests(Check):
     family = "training"
     title = "saving and validating"
     asks = "the run saves what it learns and validates, within the steps it has"
-    remedy = "lower training.save_freq or training.test_freq"
+    remedy = "lower training.save_freq, or set training.test_freq above 0"
     severity = "warning"
 
     def run(self, ctx: Context) -> Iterator[Finding]:
         training, steps = ctx.cfg.training, ctx.steps()
-        if training.save_freq <= 0:
-            yield self.found("training.save_freq is off: a crash loses the whole run", ctx.source("training.save_freq"))
-        elif steps is not None and training.save_freq > steps:
+        if steps is not None and training.save_freq > steps:
             yield self.found(
                 f"save_freq {training.save_freq} is beyond the {steps} steps of the run: only the last step is saved",
                 ctx.source("training.save_freq"),

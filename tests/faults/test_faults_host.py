@@ -84,7 +84,9 @@ def test_j31_sandboxes_without_a_memory_limit(site):
 _IN_NAMESPACE = """
 import importlib.util, json, sys
 from pathlib import Path
-spec = importlib.util.spec_from_file_location("site_module", sys.argv[1]); module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)
+spec = importlib.util.spec_from_file_location("site_module", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
 site = module.Site(Path(sys.argv[2])); site.places["shm"] = Path(sys.argv[3])
 report = site.preflight(only=["SWERL-P704"])
 print(json.dumps([report.ok, [p.message for p in report.problems]]))

@@ -47,8 +47,8 @@ HERMES = (
 )
 TAGS = HERMES.replace(
     '<tool_call>\n{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}\n</tool_call>',
-    "<tool_call>\n<function={{ c.function.name }}>\n{% for k, v in c.function.arguments.items() %}<parameter={{ k }}>\n{{ v }}\n</parameter>\n"
-    "{% endfor %}</function>\n</tool_call>",
+    "<tool_call>\n<function={{ c.function.name }}>\n{% for k, v in c.function.arguments.items() %}"
+    "<parameter={{ k }}>\n{{ v }}\n</parameter>\n{% endfor %}</function>\n</tool_call>",
 )
 
 
@@ -104,7 +104,7 @@ def write_task(folder: Path, text: str = "Fix the bug.") -> Path:
     files = {
         "instruction.md": text,
         "task.toml": 'version = "1.0"\n[verifier]\ntimeout_sec = 30.0\n[agent]\ntimeout_sec = 60.0\n',
-        "tests/test.sh": "#!/bin/bash\nmkdir -p /logs/verifier\ntest -f /app/done && echo 1 > /logs/verifier/reward.txt || echo 0 > /logs/verifier/reward.txt\n",
+        "tests/test.sh": "#!/bin/bash\nmkdir -p /logs/verifier\ntest -f /app/done\necho $((1 - $?)) > /logs/verifier/reward.txt\n",
         "solution/solve.sh": "#!/bin/bash\nmkdir -p /app && touch /app/done\n",
         "environment/Dockerfile": "FROM debian:12\nWORKDIR /app\n",
     }

@@ -82,7 +82,6 @@ def test_retention():
     assert peak(keep_checkpoints=2, steps=10) == 2
     assert peak(keep_checkpoints=1, steps=3) == 1
     assert peak(keep_checkpoints=40) == 15
-    assert peak(save_every=-1) == 0
 
 
 @given(

@@ -1,0 +1,163 @@
+"""The whole preflight: no false alarm, its clocks, its choices, its forms."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from swerl.preflight import CHECKS, run_file
+from swerl.preflight.check import Check, Fact, NotApplicable
+from swerl.preflight.report import Report
+from swerl.preflight.runner import run_checks, select
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.trials
+def test_healthy_site_has_nothing_to_say(site):
+    """The sandbox is started, the template is tried, the environments are compared: no finding, not even a note."""
+    report = site.preflight()
+    assert report.ok and not report.problems, report.render(verbose=True)
+    assert report.verdict().startswith("SAFE TO RUN: yes (0 warnings")
+    assert "8 x 8 = 64 trials a step" in report.render()
+
+
+@pytest.mark.slow
+@pytest.mark.train
+def test_parser_reads_back_what_the_template_writes(site, site_module):
+    """vLLM's own parser on a rendered call: the right one passes, the wrong one is named."""
+    assert site.preflight(only=["SWERL-P110"]).ok
+    site_module.write_policy(site.model, template=site_module.TAGS)
+    assert site.preflight(only=["SWERL-P110"]).ids == {"SWERL-P110"}
+
+
+def test_nothing_is_written(site):
+    """Not a byte below the site, whatever is checked."""
+
+    def state() -> dict[str, tuple]:
+        return {str(p): (p.lstat().st_mtime_ns, p.lstat().st_size) for p in site.root.rglob("*")}
+
+    before = state()
+    site.preflight()
+    assert state() == before
+
+
+def test_reference_profile_on_a_machine_without_gpus(tmp_path: Path):
+    """config.yaml as it is shipped: the problems of this machine and of the placeholders, each by id."""
+    env = {"PATH": f"{tmp_path}", "HOME": str(tmp_path)}
+    report = run_file(PROJECT / "config.yaml", env=env)
+    assert not report.ok
+    assert {"SWERL-C007", "SWERL-P601", "SWERL-P503", "SWERL-P851"} <= report.ids
+    text = report.render()
+    assert "64 x 8 = 512 trials a step" in text and "Run Configuration Summary" in text and "SAFE TO RUN: no" in text
+
+
+def test_json_has_everything(site):
+    data = json.loads(json.dumps(site.preflight({"training.max_response_length": 600}).as_dict()))
+    assert data["ok"] is False and data["fatal"] >= 1 and data["summary"]["batch"].startswith("8 x 8 = 64")
+    bad = next(r for r in data["results"] if r["id"] == "SWERL-P201")
+    assert bad["status"] == "fatal" and bad["problems"][0]["anchor"] == "docs/troubleshooting.md#swerl-p201"
+    assert {r["id"] for r in data["results"]} == {c.id for c in CHECKS if not c.slow}
+
+
+def test_static_part_is_quick_and_asks_nobody(site):
+    """No process is started, and its own time stays far below a second."""
+    code = (
+        "import subprocess, sys; from pathlib import Path; import swerl.preflight as p;"
+        "subprocess.Popen = None;"
+        "r = p.run_file(Path(sys.argv[1]), 'demo-cpu', dict(a.split('=', 1) for a in sys.argv[2:]), live=False);"
+        "print(r.static_s, len(r.results), r.live_s)"
+    )
+    sets = [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in site.sets.items()]
+    done = subprocess.run([sys.executable, "-c", code, str(PROJECT / "config.yaml"), *sets], capture_output=True, text=True, check=True)
+    static_s, number, live_s = (float(part) for part in done.stdout.split())
+    assert number == sum(not c.live for c in CHECKS) and live_s < 0.1
+    assert static_s < 2.0
+
+
+class Sleeps(Check):
+    id, family, title, asks, remedy, budget_s = "SWERL-P998", "test", "sleeps", "it ends", "wait", 0.3
+
+    def __init__(self, release: threading.Event):
+        self._release = release
+
+    def run(self, ctx):
+        self._release.wait()
+        yield Fact("never said in time")
+
+
+class Breaks(Check):
+    id, family, title, asks, remedy = "SWERL-P997", "test", "breaks", "it works", "mend it"
+
+    def run(self, ctx):
+        yield self.found("something", severity="warning")
+        raise ZeroDivisionError("a bug")
+
+
+class Absent(Check):
+    id, family, title, asks, remedy = "SWERL-P996", "test", "absent", "it applies", "nothing"
+
+    def run(self, ctx):
+        raise NotApplicable("not here")
+        yield
+
+
+def test_hung_and_broken_checks_hide_nothing():
+    release = threading.Event()
+    started = time.monotonic()
+    hung, broken, absent = run_checks([Sleeps(release), Breaks(), Absent()], None)
+    assert time.monotonic() - started < 5
+    release.set()
+    assert hung.status == "fatal" and "no answer within 0.3 s" in hung.problems[0].message
+    assert broken.status == "fatal" and [p.severity for p in broken.problems] == ["warning", "fatal"]
+    assert "ZeroDivisionError: a bug" in broken.problems[1].message
+    assert absent.status == "not applicable" and absent.reason == "not here"
+    assert Report((hung, broken)).ids == {"SWERL-P998", "SWERL-P997"}
+
+
+def test_select():
+    def ids(**choice):
+        return {c.id for c in select(CHECKS, **choice)}
+
+    whole = ids()
+    assert whole == {c.id for c in CHECKS if not c.slow} and ids(deep=True) == {c.id for c in CHECKS}
+    assert ids(only=["SWERL-P110"]) == {"SWERL-P110"}, "a slow check that is named runs"
+    assert ids(only=["batch"]) == {c.id for c in CHECKS if c.family == "batch"}
+    assert ids(skip=["gpu", "SWERL-P701"]) == {c.id for c in CHECKS if c.family != "gpu" and c.id != "SWERL-P701" and not c.slow}
+    assert ids(live=False) == {c.id for c in CHECKS if not c.live}
+    with pytest.raises(ValueError, match="no check or family is called 'bacth'"):
+        select(CHECKS, only=["bacth"])
+
+
+def test_context_computes_once_for_all_threads(site):
+    ctx, calls = site.context(), []
+
+    def make() -> int:
+        calls.append(1)
+        time.sleep(0.05)
+        return 7
+
+    threads = [threading.Thread(target=lambda: calls.append(("got", ctx.once("x", make)))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert calls.count(1) == 1 and calls.count(("got", 7)) == 8
+
+
+def test_program_that_hangs_is_ended_with_its_children(site, tmp_path: Path):
+    site.program("slow", f"sleep 300 & echo $! > {tmp_path}/child; wait")
+    with pytest.raises(TimeoutError):
+        site.context().ask(["slow"], timeout_s=1.0)
+    child = int((tmp_path / "child").read_text())
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{child}").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text().split()[2] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{child}/cmdline").exists() or Path(f"/proc/{child}/cmdline").read_bytes() == b""
+    assert site.context().ask(["no-such-program"], timeout_s=1.0).code is None
