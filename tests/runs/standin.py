@@ -27,28 +27,45 @@ from swerl.runs.takeover import taken
 STEP_S = 0.05
 
 
-def drive(run_dir, steps):
-    run = RunDir.at(run_dir)
+def plan_of(run, steps):
     me = [sys.executable, __file__]
     service = {"url_key": "url", "health_path": "/", "ready_timeout_s": 10.0, "stop_grace_s": 3.0}
-    plan = Plan(
+    return Plan(
         services=tuple(
             ProcessSpec(name, (*me, "service", str(run.root), name), run.log_of(name), **service) for name in ("gateway", "runner")
         ),
-        trainer=ProcessSpec("trainer", (*me, "trainer", str(run.root), steps), run.trainer_log, stop_grace_s=3.0),
+        trainer=ProcessSpec("trainer", (*me, "trainer", str(run.root), str(steps)), run.trainer_log, stop_grace_s=3.0),
         total_steps=int(steps),
         max_restarts=2,
         restart_delay_s=0.05,
         sweep_grace_s=0.3,
         tick_s=0.02,
     )
+
+
+def drive(run_dir, steps):
+    run = RunDir.at(run_dir)
     with taken(run, sweep_grace_s=0.3) as hold:
         hold.registry.prepare(run.id, "digest")
         run.create()
         write_json(run.manifest, {"run": run.id})
-        outcome = Supervisor(run, hold.registry, plan, PlainDisplay()).run()
+        outcome = Supervisor(run, hold.registry, plan_of(run, steps), PlainDisplay()).run()
     print(outcome.state, outcome.problem or "", flush=True)
     return 130 if outcome.by_signal else 1 if outcome.problem else 0
+
+
+def launched(runs_dir, *words):
+    """``swerl train --profile demo-cpu`` without preflight, with the stand-ins as processes. Words: ``fresh``, or ``key=value``."""
+    from swerl.config import load
+    from swerl.config.schema import PROJECT_ROOT
+    from swerl.runs.launch import launch
+
+    sets = dict(word.split("=", 1) for word in words if "=" in word)
+    config = load(PROJECT_ROOT / "config.yaml", "demo-cpu", {"experiment.runs_dir": runs_dir, **sets})
+    plan = lambda config, run: plan_of(run, config.training.total_steps)  # noqa: E731
+    row, outcome = launch(config, PlainDisplay, fresh="fresh" in words, plan=plan)
+    print(row.id, row.state, row.step, "nothing to do" if outcome is None else outcome.state, flush=True)
+    return 0
 
 
 def service(run_dir, name):
@@ -119,7 +136,7 @@ def descendants(run):
 
 if __name__ == "__main__":
     try:
-        sys.exit({"drive": drive, "service": service, "trainer": trainer}[sys.argv[1]](*sys.argv[2:]))
+        sys.exit({"drive": drive, "launch": launched, "service": service, "trainer": trainer}[sys.argv[1]](*sys.argv[2:]))
     except SwerlError as error:
         print(error, file=sys.stderr)
         sys.exit(1)

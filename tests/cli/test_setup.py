@@ -1,0 +1,121 @@
+"""The scripts behind make: bootstrap's errors, and which test runs where."""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from swerl.config.schema import PROJECT_ROOT
+
+BOOTSTRAP = PROJECT_ROOT / "scripts" / "bootstrap.sh"
+TOOLS = tuple("bash cat cut dirname flock grep head id mkdir sha256sum sort uname du ldconfig git bwrap env chmod rm".split())
+ELSEWHERE = [*Path("/usr/local/bin").glob("python3.12"), *Path("/opt").glob("python*/bin/python3.12")]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout of its own with what set-up reads, and a PATH without Python or uv."""
+    for name in ("pyproject.toml", "uv.lock"):
+        shutil.copy(PROJECT_ROOT / name, tmp_path)
+    shutil.copytree(PROJECT_ROOT / "scripts", tmp_path / "scripts")
+    shutil.copytree(PROJECT_ROOT / "packages", tmp_path / "packages")
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in TOOLS:
+        found = shutil.which(name) or shutil.which(name, path="/sbin:/usr/sbin")
+        assert found, f"this test needs {name}"
+        (tools / name).symlink_to(found)
+
+    def bootstrap(*words, **environment):
+        command = [str(tools / "bash"), str(tmp_path / "scripts" / "bootstrap.sh"), *words]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, env={"PATH": str(tools), "HOME": str(tmp_path), **environment}
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    bootstrap.tools, bootstrap.root = tools, tmp_path
+    return bootstrap
+
+
+@pytest.mark.skipif(bool(ELSEWHERE), reason="this machine has a Python 3.12 in a place that is looked at by path")
+def test_without_python_312_it_says_what_to_do(checkout):
+    code, output = checkout("cpu")
+    assert code == 1 and "SWERL-E103 no Python 3.12" in output and "pyenv install 3.12" in output
+
+
+def test_an_older_python_does_not_count(checkout):
+    fake = checkout.tools / "python3.12"
+    fake.write_text('#!/bin/sh\ncase "$2" in *version_info*) exit 1;; esac\n')
+    fake.chmod(0o755)
+    if not ELSEWHERE:
+        code, output = checkout("cpu")
+        assert code == 1 and "SWERL-E103" in output
+    code, output = checkout("tpu")
+    assert code == 1 and "SWERL-E101" in output
+
+
+def test_python_is_found_under_pyenv_and_uv_failure_is_named(checkout):
+    place = checkout.root / ".pyenv" / "versions" / "3.12.9" / "bin"
+    place.mkdir(parents=True)
+    python = place / "python3.12"  # says it is 3.12, but cannot make an environment
+    python.write_text('#!/bin/sh\ncase "$*" in *version_info*) exit 0;; *sys.executable*) echo "$0"; exit 0;; *venv*) exit 1;; esac\n')
+    python.chmod(0o755)
+    code, output = checkout("cpu")
+    assert code == 1 and "SWERL-E104" in output and "python3.12-venv" in output
+
+
+def test_what_is_up_to_date_is_left_alone(checkout):
+    """With stamps that fit, nothing is installed, whatever uv would say."""
+    place = checkout.root / ".pyenv" / "versions" / "3.12.9" / "bin"
+    place.mkdir(parents=True)
+    python = place / "python3.12"
+    python.write_text('#!/bin/sh\ncase "$*" in *-VV*) echo "Python 3.12.9";; esac\nexit 0\n')
+    python.chmod(0o755)
+    uv = checkout.tools / "uv"
+    log = checkout.root / "uv.log"
+    uv.write_text(
+        f'#!/bin/sh\ncase "$1" in --version) echo "uv 0.13.9"; exit;; python) exit 1;; esac\necho "$UV_PROJECT_ENVIRONMENT $*" >> "{log}"\n'
+        'mkdir -p "$UV_PROJECT_ENVIRONMENT/bin"; : > "$UV_PROJECT_ENVIRONMENT/bin/swerl"; chmod +x "$UV_PROJECT_ENVIRONMENT/bin/swerl"\n'
+    )
+    uv.chmod(0o755)
+    code, output = checkout("cpu")
+    assert code == 0, output
+    calls = log.read_text().splitlines()
+    assert [Path(call.split()[0]).name for call in calls] == ["train", "trials"]
+    assert all("sync --frozen --compile-bytecode" in call and "--extra dev" in call for call in calls)
+    assert "--extra cpu" in calls[0] and "--extra trials" in calls[1]
+    code, output = checkout("cpu")
+    assert code == 0 and "up to date" in output and len(log.read_text().splitlines()) == 2
+    code, output = checkout("gpu")
+    assert code == 0 and "--extra gpu" in log.read_text().splitlines()[2] and len(log.read_text().splitlines()) == 3
+    with (checkout.root / "uv.lock").open("a") as file:
+        file.write("\n")
+    assert checkout("gpu")[0] == 0 and len(log.read_text().splitlines()) == 5
+
+
+def load_test_script():
+    spec = importlib.util.spec_from_file_location("swerl_test_script", PROJECT_ROOT / "scripts" / "test.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_test_file_runs_in_exactly_one_place():
+    script = load_test_script()
+    found = {part.name: part for part in script.parts("all", ())}
+    files = set((PROJECT_ROOT / "tests").rglob("test_*.py"))
+    train = {file for file in files if any(file.is_relative_to(path) for path in found["train"].paths)}
+    trials = {file for file in files if any(file.is_relative_to(path) for path in found["trials"].paths)}
+    assert train | trials == files and not train & trials
+    assert set(found["trials-elsewhere"].paths) <= train, "their marked tests run in the trials environment, the others in train"
+    assert found["train"].marks == "(not trials)" and found["trials-elsewhere"].marks == "(trials)" and found["trials"].marks == ""
+
+
+def test_a_place_or_a_word_narrows_the_choice():
+    script = load_test_script()
+    only = script.parts("fast", [PROJECT_ROOT / "tests" / "runs"])
+    assert [(part.name, part.marks) for part in only] == [("train", "(not trials) and (not slow and not long)")]

@@ -1,0 +1,47 @@
+"""Events and metrics become lines, each once, through resumes."""
+
+import io
+
+from swerl.runs.display import PlainDisplay, duration, summary
+from swerl.runs.events import EventLog
+from swerl.runs.feed import Feed
+from swerl.runs.metrics import MetricsLog
+from swerl.runs.rundir import RunDir
+
+
+def test_rows_are_told_once_also_when_a_resume_rewrites_the_file(tmp_path):
+    run = RunDir.at(tmp_path / "a")
+    log = MetricsLog(run.metrics)
+    log.append(1, "L1", {"critic/score/mean": 0.25})
+    feed = Feed(run, total_steps=4)
+    assert feed.poll() == [], "what was there before is no news"
+    log.append(2, "L1", {"critic/score/mean": 0.5, "timing_s/step": 2.0})
+    log.append(3, "L1", {"swerl/val/resolve_rate": 0.375})
+    assert feed.poll() == ["step 2/4  reward 0.500  2.0 s", "step 3/4  resolve rate 0.375"]
+    log.resume(2)
+    log.append(3, "L2", {})
+    assert feed.poll() == ["step 3/4"]
+    assert (feed.progress.step, feed.progress.resolve_rate, feed.progress.reward) == (3, 0.375, 0.5)
+
+
+def test_events_are_told_in_order_of_time_and_set_the_phase(tmp_path):
+    run = RunDir.at(tmp_path / "a")
+    feed = Feed(run)
+    supervisor, trainer, runner = (EventLog(run.events_of(name), name) for name in ("supervisor", "trainer", "runner"))
+    supervisor.emit("process.started", process="trainer", pid=7)
+    trainer.emit("trainer.start", restored_step=6)
+    trainer.emit("step.begin", step=7)
+    runner.emit("trial.settled", trial="t")
+    runner.emit("some.unknown.kind", x=1)
+    assert feed.poll() == ["trainer started (pid 7)", "continues from the checkpoint of step 6"]
+    assert (feed.progress.phase, feed.progress.trials, feed.progress.step) == ("step 7: trials", 1, 6)
+    assert "1 trials" in summary(feed.progress) and "step 6 done" in summary(feed.progress)
+
+
+def test_a_quiet_run_says_where_it_stands(tmp_path):
+    out = io.StringIO()
+    display = PlainDisplay(out, quiet_s=0.0)
+    display.line("hello")
+    display.show(Feed(RunDir.at(tmp_path)).progress)
+    assert "hello" in out.getvalue() and "starting for 0s" in out.getvalue()
+    assert [duration(s) for s in (5, 65, 3725)] == ["5s", "1m05s", "1h02m"]
