@@ -11,7 +11,10 @@ import pytest
 from swerl.config.schema import PROJECT_ROOT
 
 BOOTSTRAP = PROJECT_ROOT / "scripts" / "bootstrap.sh"
-TOOLS = tuple("bash cat cut dirname flock grep head id mkdir sha256sum sort uname du ldconfig git bwrap env chmod rm".split())
+TOOLS = (
+    *("bash", "cat", "cut", "dirname", "flock", "grep", "head", "id", "mkdir"),
+    *("sha256sum", "sort", "uname", "du", "ldconfig", "git", "bwrap", "env", "chmod", "rm"),
+)
 ELSEWHERE = [*Path("/usr/local/bin").glob("python3.12"), *Path("/opt").glob("python*/bin/python3.12")]
 
 
