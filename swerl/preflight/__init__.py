@@ -31,13 +31,15 @@ def run(
     skip: Collection[str] = (),
     live: bool = True,
     deep: bool = False,
+    patience: float = 1.0,
     problems: Iterable[Problem] = (),
     env: Mapping[str, str] | None = None,
     host: Host | None = None,
 ) -> Report:
     """Run the checks wanted and report. ``only`` and ``skip`` take ids and families (ValueError for an unknown one); ``deep`` adds the
-    checks that take longer than ten seconds. ``problems`` are what the configuration room found in the file."""
-    ctx = Context(cfg, problems=problems, env=env, host=host)
+    checks that take longer than ten seconds; ``patience`` multiplies every time limit. ``problems`` are what the configuration room
+    found in the file."""
+    ctx = Context(cfg, problems=problems, env=env, host=host, patience=patience)
     wanted = select(CHECKS, only=only, skip=skip, live=live, deep=deep)
     started = time.monotonic()
     static = run_checks((c for c in wanted if not c.live), ctx)
@@ -64,6 +66,7 @@ def run_file(
     skip: Collection[str] = (),
     live: bool = True,
     deep: bool = False,
+    patience: float = 1.0,
     env: Mapping[str, str] | None = None,
     host: Host | None = None,
 ) -> Report:
@@ -74,7 +77,7 @@ def run_file(
         return Report.of_problems(CHECKS[0], error.problems)
     if found.config is None:
         return Report.of_problems(CHECKS[0], found.problems)
-    return run(found.config, only=only, skip=skip, live=live, deep=deep, problems=found.problems, env=env, host=host)
+    return run(found.config, only=only, skip=skip, live=live, deep=deep, patience=patience, problems=found.problems, env=env, host=host)
 
 
 __all__ = ["CHECKS", "Host", "Report", "explain", "run", "run_file"]

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from swerl.config.schema import PROJECT_ROOT
 from swerl.errors import SwerlError
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.context import Context
@@ -106,7 +107,9 @@ class OverridesAreKnown(Check):
         if not ctx.cfg.verl_overrides:
             raise NotApplicable("verl_overrides is empty")
         python = ctx.cfg.environment.venv_path / "bin" / "python"
-        with tempfile.TemporaryDirectory() as scratch:  # the list of keys is cached by those who may write to the project
+        with tempfile.TemporaryDirectory() as scratch:  # known_keys writes its cache: that of the project is only read here
+            for cached in (PROJECT_ROOT / "build").glob("verl-keys-*.json"):
+                (Path(scratch) / cached.name).symlink_to(cached)
             try:
                 known = known_keys(python, Path(scratch))
             except SwerlError as error:

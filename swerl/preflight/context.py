@@ -17,6 +17,7 @@ from swerl.preflight.check import NotApplicable
 from swerl.preflight.indexes import IndexUnreadable, Row, read_index, row_count
 from swerl.preflight.plan import total_steps
 from swerl.preflight.shape import ModelShape, ShapeError, read_shape
+from swerl.preflight.taskfiles import Scan, scan
 from swerl.render.trial import backend
 from swerl.runs.rundir import RunDir
 
@@ -50,10 +51,20 @@ class Answer:
 
 
 class Context:
-    """Shared by all checks of one preflight, which run in threads: everything read twice goes through ``once``."""
+    """Shared by all checks of one preflight, which run in threads: everything read twice goes through ``once``. ``patience`` multiplies
+    every time limit, for machines that are slow or busy."""
 
-    def __init__(self, cfg: RunConfig, *, problems: Iterable[Problem] = (), env: Mapping[str, str] | None = None, host: Host | None = None):
+    def __init__(
+        self,
+        cfg: RunConfig,
+        *,
+        problems: Iterable[Problem] = (),
+        env: Mapping[str, str] | None = None,
+        host: Host | None = None,
+        patience: float = 1.0,
+    ):
         self.cfg = cfg
+        self.patience = patience
         self.config_problems = tuple(problems)
         self.env = dict(os.environ if env is None else env)
         self.host = host or Host()
@@ -132,6 +143,10 @@ class Context:
         except IndexUnreadable as error:
             raise NotApplicable(f"the {split} index cannot be read (SWERL-P401)") from error
 
+    def task_files(self) -> Scan:
+        """The files of both splits' tasks, as many as there is time to read."""
+        return self.once("task files", lambda: scan([*self.rows("val"), *self.rows("train")]))
+
     def steps(self) -> int | None:
         """Training steps of the whole run, or None where they depend on an index that cannot be read."""
         if self.cfg.training.total_steps is not None:
@@ -147,6 +162,7 @@ class Context:
 
     def ask(self, command: Sequence[str], *, timeout_s: float, stdin: str | None = None, env: Mapping[str, str] | None = None) -> Answer:
         """Run a program that only reads. It gets no terminal, and is killed with all it started when its time is up (TimeoutError)."""
+        timeout_s *= self.patience
         executable = self.program(command[0])
         if executable is None:
             return Answer(None, "", f"{command[0]}: not found on PATH")

@@ -4,6 +4,7 @@ A row points at its task by a path relative to the index file, with the hash of 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ def read_index(path: Path) -> list[Row]:
     rows = table.to_pylist()
     if not rows:
         raise IndexUnreadable("has no rows")
-    return [_row(number, raw, path.parent) for number, raw in enumerate(rows)]
+    home = os.path.realpath(path.parent)
+    return [_row(number, raw, home) for number, raw in enumerate(rows)]
 
 
 def row_count(path: Path) -> int:
@@ -56,11 +58,17 @@ def row_count(path: Path) -> int:
         raise IndexUnreadable(str(error)) from error
 
 
-def _row(number: int, raw: dict[str, Any], home: Path) -> Row:
+def _row(number: int, raw: dict[str, Any], home: str) -> Row:
     extra = raw.get("extra_info") or {}
     path = extra.get("task_path")
     if not path:
         raise IndexUnreadable(f"row {number}: extra_info has no task_path")
     prompt = raw.get("prompt") or []
     text = prompt[0].get("content", "") if isinstance(prompt, list) and prompt else ""
-    return Row(number, (home / path).resolve(), extra.get("task_hash") or "", extra.get("task_id") or Path(path).name, text or "")
+    return Row(
+        number,
+        Path(os.path.normpath(f"{home}/{path}") if path[0] != "/" else path),
+        extra.get("task_hash") or "",
+        extra.get("task_id") or Path(path).name,
+        text or "",
+    )

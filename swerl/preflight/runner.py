@@ -46,10 +46,11 @@ class _Running:
         self.result = Result.of(self.check, problems, [f.text for f in facts], time.monotonic() - self.started, not_applicable)
 
     def wait(self) -> Result:
-        self.thread.join(max(0.0, self.started + self.check.budget_s - time.monotonic()))
+        budget_s = self.check.budget_s * self.ctx.patience
+        self.thread.join(max(0.0, self.started + budget_s - time.monotonic()))
         if self.result is not None:
             return self.result
-        problem = self.check.found(f"the probe hung: no answer within {self.check.budget_s:g} s")
+        problem = self.check.found(f"the probe hung: no answer within {budget_s:g} s")
         return Result.of(self.check, [problem], [], time.monotonic() - self.started)
 
 

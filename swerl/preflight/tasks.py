@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import sys
-import tomllib
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.context import Context
 from swerl.preflight.indexes import IndexUnreadable, Row
 from swerl.preflight.plan import steps_per_epoch
+from swerl.preflight.taskfiles import SCAN_S, missing_part
 
 SPLITS = ("train", "val")
 HASHED_TASKS = 64  # of each split, evenly spread: hashing reads every file of a task
@@ -26,6 +26,7 @@ _FETCHES = re.compile(
     re.MULTILINE,
 )
 _PIPED_INSTALLER = re.compile(r"^[^#\n]*\b(?:curl|wget)\b[^\n|]*\|\s*(?:sudo\s+)?(?:ba|z|da)?sh\b", re.MULTILINE)
+_SAFE_PYTHON = re.compile(r"python3?\s+(-\w+\s+)*-\w*[PI]")
 _PATH_OVERRIDE = re.compile(r"^\s*ENV\s+PATH[= ](?P<value>.*)$", re.MULTILINE)
 
 
@@ -57,35 +58,24 @@ class RowsPointAtTasks(Check):
     asks = "every row points at a directory with instruction.md, task.toml and tests/test.sh, and gives its instruction as the prompt"
     remedy = "rebuild the index beside its tasks, or drop the rows named"
     live = True
-    budget_s = 8.0
+    budget_s = 9.5
     faults = (25,)
 
     def run(self, ctx: Context) -> Iterator[Finding]:
         for split in SPLITS:
-            bad: list[str] = []
             rows = ctx.rows(split)
-            for row in rows:
-                reason = _broken(row)
-                if reason:
-                    bad.append(f"row {row.number} ({row.task_id}): {reason}")
-            if bad:
-                more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-                yield self.found(f"{len(bad)} of {len(rows)} {split} rows: {'; '.join(bad[:_SHOWN])}{more}", str(ctx.index_path(split)))
+            bad = [(row, reason) for row in rows if (reason := missing_part(row) or ("" if row.prompt.strip() else "the prompt is empty"))]
+            yield from self._report(bad, len(rows), split, ctx)
             yield Fact(f"{len(rows) - len(bad)} of {len(rows)} {split} rows valid")
+        unreadable = [(task.row, f"task.toml: {task.toml_error}") for task in ctx.task_files().tasks if task.toml_error]
+        yield from self._report(unreadable, len(ctx.task_files().tasks), "", ctx)
 
-
-def _broken(row: Row) -> str:
-    """What makes the row unusable, or an empty text."""
-    if not row.task_dir.is_dir():
-        return f"{row.task_dir} does not exist"
-    for name in ("instruction.md", "task.toml", "tests/test.sh"):
-        if not (row.task_dir / name).is_file():
-            return f"no {name} in {row.task_dir}"
-    try:
-        tomllib.loads((row.task_dir / "task.toml").read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        return f"task.toml: {error}"
-    return "" if row.prompt.strip() else "the prompt is empty"
+    def _report(self, bad: list[tuple[Row, str]], number: int, split: str, ctx: Context) -> Iterator[Finding]:
+        if bad:
+            named = "; ".join(f"row {row.number} ({row.task_id}): {reason}" for row, reason in bad[:_SHOWN])
+            more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+            where = ctx.index_path(split) if split else bad[0][0].task_dir
+            yield self.found(f"{len(bad)} of {number} {split or 'task'} rows: {named}{more}", str(where))
 
 
 class HashesMatch(Check):
@@ -98,16 +88,20 @@ class HashesMatch(Check):
     budget_s = 9.0
 
     def run(self, ctx: Context) -> Iterator[Finding]:
+        deadline = time.monotonic() + SCAN_S
         for split in SPLITS:
-            rows = [r for r in ctx.rows(split) if r.task_dir.is_dir()]
-            chosen = spread(rows, HASHED_TASKS)
-            changed = [r for r in chosen if task_hash(r.task_dir) != r.task_hash]
+            changed, number = [], 0
+            for row in spread([r for r in ctx.rows(split) if r.task_dir.is_dir()], HASHED_TASKS):
+                if time.monotonic() > deadline:
+                    break
+                number += 1
+                if task_hash(row.task_dir) != row.task_hash:
+                    changed.append(row.task_id)
             if changed:
-                names = ", ".join(r.task_id for r in changed[:_SHOWN])
-                yield self.found(
-                    f"{len(changed)} of {len(chosen)} {split} tasks changed since they were indexed: {names}", str(ctx.index_path(split))
-                )
-            yield Fact(f"{len(chosen) - len(changed)} of {len(chosen)} {split} hashes match")
+                names = ", ".join(changed[:_SHOWN])
+                where = str(ctx.index_path(split))
+                yield self.found(f"{len(changed)} of {number} {split} tasks changed since they were indexed: {names}", where)
+            yield Fact(f"{number - len(changed)} of {number} {split} hashes match")
 
 
 class SplitsAreApart(Check):
@@ -169,23 +163,21 @@ class VerifierStaysOffline(Check):
     remedy = "put what the verifier fetches into the task's image or its tests directory"
     severity = "warning"
     live = True
-    budget_s = 8.0
+    budget_s = 9.5
     faults = (4, 11, 20)
 
     def run(self, ctx: Context) -> Iterator[Finding]:
         if ctx.cfg.harbor_runtime.sandbox.network == "public":
             raise NotApplicable("harbor_runtime.sandbox.network is public")
         hits: dict[str, str] = {}
-        for row in _tasks(ctx):
-            for path in sorted((row.task_dir / "tests").rglob("*")):
-                if path.suffix not in {".sh", ".py"} or not path.is_file():
-                    continue
-                match = _FETCHES.search(path.read_text(errors="replace"))
-                if match:
-                    hits.setdefault(row.task_id, f"{path.relative_to(row.task_dir)} runs {match.group('tool') or match.group('call')}")
+        for task in ctx.task_files().tasks:
+            for name, text in task.verifier.items():
+                if match := _FETCHES.search(text):
+                    hits.setdefault(task.row.task_id, f"{name} runs {match.group('tool') or match.group('call')}")
         if hits:
             first = next(iter(hits.items()))
             yield self.found(f"{len(hits)} task(s) fetch at grading time, such as {first[0]}: {first[1]}", first[0])
+        yield Fact(ctx.task_files().extent)
 
 
 class InstallersMayFail(Check):
@@ -196,16 +188,15 @@ class InstallersMayFail(Check):
     remedy = "download to a file first, check it, and then run it (or `set -o pipefail`)"
     severity = "warning"
     live = True
-    budget_s = 8.0
+    budget_s = 9.5
     faults = (19,)
 
     def run(self, ctx: Context) -> Iterator[Finding]:
-        for row in _tasks(ctx):
-            for path in (row.task_dir / "environment" / "Dockerfile", row.task_dir / "tests" / "test.sh"):
-                text = path.read_text(errors="replace") if path.is_file() else ""
-                match = _PIPED_INSTALLER.search(text)
-                if match and "pipefail" not in text:
-                    yield self.found(f"{row.task_id} pipes a download into a shell: {match.group(0).strip()[:80]}", str(path))
+        for task in ctx.task_files().tasks:
+            for name, text in (("environment/Dockerfile", task.dockerfile), ("tests/test.sh", task.test_script)):
+                if (match := _PIPED_INSTALLER.search(text)) and "pipefail" not in text:
+                    where = str(task.row.task_dir / name)
+                    yield self.found(f"{task.row.task_id} pipes a download into a shell: {match.group(0).strip()[:80]}", where)
                     return
 
 
@@ -217,15 +208,15 @@ class PathIsKept(Check):
     remedy = "write ENV PATH=/new:$PATH"
     severity = "warning"
     live = True
-    budget_s = 8.0
+    budget_s = 9.5
     faults = (39,)
 
     def run(self, ctx: Context) -> Iterator[Finding]:
-        for row in _tasks(ctx):
-            path = row.task_dir / "environment" / "Dockerfile"
-            for match in _PATH_OVERRIDE.finditer(path.read_text(errors="replace") if path.is_file() else ""):
+        for task in ctx.task_files().tasks:
+            for match in _PATH_OVERRIDE.finditer(task.dockerfile):
                 if "$PATH" not in match["value"] and "${PATH" not in match["value"]:
-                    yield self.found(f"{row.task_id} sets PATH to {match['value'].strip()[:80]}", str(path))
+                    where = str(task.row.task_dir / "environment" / "Dockerfile")
+                    yield self.found(f"{task.row.task_id} sets PATH to {match['value'].strip()[:80]}", where)
                     return
 
 
@@ -237,19 +228,17 @@ class NamesDoNotShadow(Check):
     remedy = "rename the file, or start Python with -P (PYTHONSAFEPATH=1) in tests/test.sh"
     severity = "warning"
     live = True
-    budget_s = 8.0
+    budget_s = 9.5
     faults = (40,)
 
     def run(self, ctx: Context) -> Iterator[Finding]:
-        for row in _tasks(ctx):
-            script = row.task_dir / "tests" / "test.sh"
-            text = script.read_text(errors="replace") if script.is_file() else ""
-            if "PYTHONSAFEPATH" in text or re.search(r"python3?\s+(-\w+\s+)*-\w*[PI]", text):
-                continue
-            for path in sorted(row.task_dir.glob("tests/*.py")) + sorted(row.task_dir.glob("environment/**/*.py")):
-                if path.stem in sys.stdlib_module_names and path.parent.joinpath("__init__.py").exists() is False:
-                    yield self.found(f"{row.task_id}: {path.relative_to(row.task_dir)} hides the standard library's {path.stem}", str(path))
-                    return
+        for task in ctx.task_files().tasks:
+            safe = "PYTHONSAFEPATH" in task.test_script or _SAFE_PYTHON.search(task.test_script)
+            if task.shadowing and not safe:
+                name = task.shadowing[0]
+                where = str(task.row.task_dir / name)
+                yield self.found(f"{task.row.task_id}: {name} hides the standard library's {Path(name).stem}", where)
+                return
 
 
 class SolutionsExist(Check):
@@ -266,7 +255,7 @@ class SolutionsExist(Check):
     def run(self, ctx: Context) -> Iterator[Finding]:
         for split in SPLITS:
             rows = ctx.rows(split)
-            without = [r.task_id for r in rows if r.task_dir.is_dir() and not (r.task_dir / "solution" / "solve.sh").is_file()]
+            without = [r.task_id for r in rows if not missing_part(r) and not (r.task_dir / "solution" / "solve.sh").is_file()]
             if without:
                 yield self.found(
                     f"{len(without)} of {len(rows)} {split} tasks have no solution/solve.sh, such as {without[0]}",
@@ -277,12 +266,6 @@ class SolutionsExist(Check):
 def spread(rows: list[Row], limit: int) -> list[Row]:
     """At most ``limit`` rows, evenly over the index, the same ones each time."""
     return rows if len(rows) <= limit else [rows[i * len(rows) // limit] for i in range(limit)]
-
-
-def _tasks(ctx: Context) -> Iterator[Row]:
-    """Distinct task directories of both splits that exist; scanning is limited to what a few seconds allow."""
-    for split in SPLITS:
-        yield from (r for r in spread(ctx.rows(split), 512) if Path(r.task_dir).is_dir())
 
 
 CHECKS = (

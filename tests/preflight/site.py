@@ -182,7 +182,7 @@ class Site:
 
     def preflight(self, sets: Mapping[str, object] | None = None, **choice: object) -> Report:
         config, problems = self.config(sets)
-        return run(config, problems=problems, env=self.env, host=self.host(), **choice)
+        return run(config, problems=problems, env=self.env, host=self.host(), **{"patience": 6.0, **choice})
 
     def program(self, name: str, script: str) -> Path:
         """A program that the checks find on PATH before any other of its name."""

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -111,7 +112,7 @@ class Absent(Check):
 def test_hung_and_broken_checks_hide_nothing():
     release = threading.Event()
     started = time.monotonic()
-    hung, broken, absent = run_checks([Sleeps(release), Breaks(), Absent()], None)
+    hung, broken, absent = run_checks([Sleeps(release), Breaks(), Absent()], SimpleNamespace(patience=1.0))
     assert time.monotonic() - started < 5
     release.set()
     assert hung.status == "fatal" and "no answer within 0.3 s" in hung.problems[0].message
