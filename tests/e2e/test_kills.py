@@ -1,0 +1,63 @@
+"""A real run on real parts, with each of its processes killed once: real verl and vLLM, Harbor trials in sandboxes, the gateway between.
+
+What must hold: the run goes on or the same command continues it; steps are complete and counted once; no trial that finished under weights
+that are still there runs again; nothing of the run is left behind.
+"""
+
+import collections
+
+import pytest
+
+pytestmark = [pytest.mark.slow]
+STEPS = 3
+
+
+def test_each_process_killed_once(run_of):
+    run = run_of("kills", **{"training.total_steps": str(STEPS), "training.test_freq": str(STEPS)})
+    run.start()
+
+    run.await_event("trainer", "step.begin", step=1)
+    run.await_event("runner", "trial.started", split="train")
+    run.kill("gateway")
+    run.await_event("trainer", "checkpoint.committed", step=1)
+
+    run.await_event("trainer", "step.begin", step=2)
+    run.kill("runner")
+    run.await_event("trainer", "checkpoint.committed", step=2)
+
+    run.await_event("trainer", "step.begin", step=3)
+    run.await_event("runner", "trial.settled", step=3)
+    run.kill("trainer")
+    assert run.wait() == 1, run.output()
+    assert run.leftovers() == []
+    before = run.settled()
+
+    run.start()
+    assert run.wait() == 0, run.output()
+    assert run.leftovers() == []
+
+    rows = run.metrics()
+    assert [row.step for row in rows] == list(range(STEPS + 1))
+    assert [row.lineage for row in rows] == ["L1", "L1", "L1", "L2"]
+    for row in rows[1:]:
+        assert row.data["training/rollout_actor_probs_pearson_corr"] >= 0.999
+        assert row.data["actor/lr"] == pytest.approx(5e-4)
+    assert rows[-1].data["swerl/val/coverage"] == 1.0
+
+    starts = [e for e in run.events("trainer") if e["kind"] == "trainer.start"]
+    assert [(e["restored_step"], e["restored_version"]) for e in starts] == [(0, "init:0"), (2, "L1:2")]
+
+    # finished under the restored weights: reused, never run again
+    finished = [r for r in before if r["identity"]["version"] == "L1:2" and r["outcome"] == "completed"]
+    assert finished, "the trainer was killed before a trial of its step had settled; the test has lost its point"
+    settled = run.settled()
+    graded = collections.Counter(tuple(r["identity"].values()) for r in settled if r["graded"])
+    assert set(graded.values()) == {1}
+    reused = [r for r in settled if tuple(r["identity"].values()) in {tuple(f["identity"].values()) for f in finished}]
+    assert len(reused) == len(finished)
+
+    # every trial of every step has a verdict: a killed gateway and a killed runner cost time, not trials
+    per_step = collections.Counter(r["identity"]["version"] for r in settled if r["identity"]["split"] == "train" and r["graded"])
+    assert per_step == {"init:0": 8, "L1:1": 8, "L1:2": 8}
+    versions = collections.Counter(r["identity"]["version"] for r in settled if r["identity"]["split"] == "val" and r["graded"])
+    assert versions == {"init:0": 4, "L2:3": 4}
