@@ -1,4 +1,4 @@
-"""Ending what a run left: processes, shared memory, Ray's directory. Nothing of another run, and nothing of anybody else."""
+"""Ending what a run left: processes, sandboxes, shared memory, Ray's directory. Nothing of another run, and nothing of anybody else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from swerl.errors import fail
 from swerl.runs import sharedmemory
 from swerl.runs.process import PROCESS_VARIABLE, TOKEN_VARIABLE, Seen, end_processes, owned_processes
 from swerl.runs.registry import Registry
-from swerl.runs.rundir import RunDir, write_atomic
+from swerl.runs.rundir import RunDir, read_json, write_atomic
+from swerl.trials.sandboxes import reaper
+from swerl.trials.settings import run_tag
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +24,10 @@ class Swept:
 
     processes: tuple[Seen, ...]
     segments: tuple[str, ...]
+    sandboxes: int
 
     def __bool__(self) -> bool:
-        return bool(self.processes or self.segments)
+        return bool(self.processes or self.segments or self.sandboxes)
 
     def __str__(self) -> str:
         parts = []
@@ -32,6 +35,8 @@ class Swept:
             parts.append("ended " + ", ".join(f"{seen.command} (pid {seen.pid})" for seen in self.processes))
         if self.segments:
             parts.append(f"removed {len(self.segments)} shared-memory segments")
+        if self.sandboxes:
+            parts.append(f"removed {self.sandboxes} parts of sandboxes")
         return "; ".join(parts) or "nothing was left"
 
 
@@ -62,7 +67,7 @@ def note_shared_memory(run: RunDir, registry: Registry) -> None:
 
 
 def sweep(run: RunDir, registry: Registry, *, grace_s: float) -> Swept:
-    """End every process of the run and remove its shared memory and scratch directory. Needs the run's lock. Repeatable.
+    """End every process of the run and remove its sandboxes, shared memory and scratch directory. Needs the run's lock. Repeatable.
 
     A process that survives SIGKILL (stuck in the kernel) is an error: starting over it would share its GPU and ports."""
     note_shared_memory(run, registry)
@@ -70,11 +75,18 @@ def sweep(run: RunDir, registry: Registry, *, grace_s: float) -> Swept:
     if left:
         names = ", ".join(f"{seen.command} (pid {seen.pid}, state {seen.state})" for seen in left)
         raise fail("SWERL-R007", f"processes of run {run.id} cannot be ended: {names}", "end them by hand, or restart the machine")
+    reaped = reaper.reap(run_tag(run.root), sandboxes_of(run))
     segments = sharedmemory.remove(run.leftovers)
     remove_scratch(run.scratch)
     run.services.unlink(missing_ok=True)
     registry.ended(run.id)
-    return Swept(tuple(ended), tuple(segments))
+    return Swept(tuple(ended), tuple(segments), sum(reaped.as_dict().values()))
+
+
+def sandboxes_of(run: RunDir) -> Path:
+    """Where the last start of the run had its sandboxes."""
+    resolved = read_json(run.resolved)
+    return run.sandboxes if resolved is None else Path(resolved["config"]["harbor_runtime"]["sandbox"]["work_dir"])
 
 
 def remove_scratch(scratch: Path) -> None:

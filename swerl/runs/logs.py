@@ -12,8 +12,8 @@ from pathlib import Path
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _RAY_PREFIX = re.compile(r"^\((?:[\w:./<>-]+ )?pid=\d+(?:, ip=[\d.]+)?\)\s?")
 _SWERL = re.compile(r"^(SWERL-[A-Z]\d{3}) (.+)$")
-_RAISED = re.compile(r"^(?:[A-Za-z_][\w]*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Killed|Failure)\w*(?:\([\w.]+\))?(?::|$)")
-_SEVERE = re.compile(r"\b(?:ERROR|FATAL|CRITICAL)\b|^(?:fatal|error):", re.IGNORECASE)
+_RAISED = re.compile(r"^(?:[A-Za-z_]\w*\.)*\w*(?:Error|Exception|Interrupt|Exit|Killed|Failure)\w*(?:\([\w.]+\))?(?::|$)")
+_SEVERE = re.compile(r"\b(?:ERROR|FATAL|CRITICAL)\b|^(?i:fatal|error):")
 _RATES = re.compile(r"Avg (?:prompt|generation) throughput|GPU KV cache usage|Prefix cache hit rate")
 _TRACEBACK = "Traceback (most recent call last)"
 MAX_SCAN_BYTES = 64 << 20

@@ -156,10 +156,9 @@ class RunDir:
         return self.scratch / "tmp"
 
     def create(self) -> None:
-        """Make the directories every process expects. Repeatable."""
+        """Make the directories below ``root`` that every process expects. Repeatable."""
         for path in (self.root, self.events, self.logs, self.checkpoints, self.gateway, self.trials, self.render):
             path.mkdir(parents=True, exist_ok=True)
-        self.create_scratch()
 
     def create_scratch(self) -> None:
         """Make the private directory under the system's temporary one; one that somebody else made there is refused, never used."""

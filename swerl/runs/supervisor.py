@@ -77,6 +77,7 @@ class Supervisor:
 
     def run(self) -> Outcome:
         adopt_orphans()
+        self._run.create_scratch()
         self._run.stop_request.unlink(missing_ok=True)
         self._registry.begin(self._run.id, this_process(), self._plan.total_steps)
         self._events.emit("run.running", durable=True)
