@@ -8,6 +8,7 @@ bill's time is left out and its serial number is derived from its content.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import uuid
 from collections.abc import Mapping, Sequence
@@ -50,16 +51,21 @@ def clean_environ(environ: Mapping[str, str]) -> dict[str, str]:
 def _uv(lock: Lock, extras: Sequence[str], format: str, *options: str) -> bytes:
     chosen = [word for extra in extras for word in ("--extra", extra)]
     common = ("--quiet", "--frozen", "--offline", "--no-header", "--no-emit-project")
-    return run_uv(["uv", "export", *common, "--format", format, *options, *chosen], lock.path.parent)
+    return run_uv(["export", *common, "--format", format, *options, *chosen], lock.path.parent)
 
 
-def run_uv(command: Sequence[str], project: Path) -> bytes:
-    """Run uv in the project and return what it prints; SWERL-E019 carries uv's own words."""
-    try:
-        done = subprocess.run(command, cwd=project, env=clean_environ(os.environ), capture_output=True, check=False)
-    except FileNotFoundError as error:
-        raise fail("SWERL-E019", "uv is not on the PATH", "install uv: `pip install uv`", "uv") from error
+def find_uv(project: Path) -> str:
+    """uv of the PATH, else the one that `make setup` put into the project."""
+    found = shutil.which("uv") or shutil.which(str(project / ".venv" / "uv" / "bin" / "uv"))
+    if found is None:
+        raise fail("SWERL-E019", "uv is not on the PATH", "run `make setup`, or `pip install uv`", "uv")
+    return found
+
+
+def run_uv(words: Sequence[str], project: Path) -> bytes:
+    """Run `uv WORDS` in the project and return what it prints; SWERL-E019 carries uv's own words."""
+    done = subprocess.run([find_uv(project), *words], cwd=project, env=clean_environ(os.environ), capture_output=True, check=False)
     if done.returncode != 0:
-        words = done.stderr.decode(errors="replace").strip()
-        raise fail("SWERL-E019", f"`{' '.join(command[:3])}` failed: {words}", "run the command by hand in the project", str(project))
+        said = done.stderr.decode(errors="replace").strip()
+        raise fail("SWERL-E019", f"`uv {' '.join(words[:2])}` failed: {said}", "run the command by hand in the project", str(project))
     return done.stdout

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from swerl.environment.exports import find_uv
 from swerl.environment.lock import load_lock
 from swerl.errors import fail
 
@@ -27,7 +28,7 @@ CONTEXTS: dict[str, tuple[str, ...]] = {
     "sandbox": ("build/sandbox-requirements.txt",),
     "agents": ("build/agents",),
 }
-"""What each target's Containerfile copies. ``build/`` files are made before: see ``sandbox_requirements`` and ``swerl.environment.agents``."""
+"""What each target's Containerfile copies. Files of ``build/`` are made before: ``sandbox_requirements``, ``swerl.environment.agents``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,9 @@ def stage(project: Path, target: str, folder: Path, epoch_s: int = 0) -> None:
     for name in (*CONTEXTS[target], f"containers/{target}.Containerfile"):
         source = project / name
         if not source.exists():
-            raise fail("SWERL-E031", f"the {target} image needs {name}", "run `make image`, which makes it, or restore it from git", str(source))
+            raise fail(
+                "SWERL-E031", f"the {target} image needs {name}", "run `make image`, which makes it, or restore it from git", str(source)
+            )
         for path in _files(source):
             copy = folder / path.relative_to(project)
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +88,7 @@ def build(request: Request) -> Image:
         stage(request.project, request.target, context, request.epoch_s)
         uv_image = request.uv_image
         if uv_image is None and request.base_image is not None and request.target != "agents":
-            uv_image = _local_uv(request.engine, Path(temporary))
+            uv_image = _local_uv(request.project, request.engine, Path(temporary))
         arguments = {"LOCK_SHA256": lock.sha256} if request.target in ("trainer", "trials") else {}
         arguments |= {"BASE_IMAGE": request.base_image} if request.base_image else {}
         arguments |= {"UV_IMAGE": uv_image} if uv_image else {}
@@ -131,14 +134,11 @@ def _files(source: Path) -> Iterator[Path]:
                 yield path
 
 
-def _local_uv(engine: str, temporary: Path) -> str:
+def _local_uv(project: Path, engine: str, temporary: Path) -> str:
     """An image that holds this host's uv, in the place where the official one has it."""
-    uv = shutil.which("uv")
-    if uv is None:
-        raise fail("SWERL-E019", "uv is not on the PATH", "install uv: `pip install uv`", "uv")
     folder = temporary / "uv-image"
     folder.mkdir()
-    shutil.copyfile(uv, folder / "uv")
+    shutil.copyfile(find_uv(project), folder / "uv")
     (folder / "uv").chmod(0o755)
     (folder / "Containerfile").write_text("FROM scratch\nCOPY uv /uv\n", encoding="utf-8")
     name = "localhost/swerl-uv:host"

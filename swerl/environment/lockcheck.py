@@ -23,8 +23,8 @@ CUDA_TOOLKIT = (
     "nvidia-nvjitlink", "nvidia-nvtx", "nvidia-nvvm", "cuda-toolkit",
 )  # fmt: skip
 
-ENVIRONMENTS = {"gpu": ("gpu",), "cpu": ("cpu",), "trials": ("trials",)}
-"""The environments that ship, by the name that files and images carry, and their extras."""
+ENVIRONMENTS = {"gpu": ("gpu", "dev"), "cpu": ("cpu", "dev"), "trials": ("trials", "dev")}
+"""The environments that ship, by the name that files and images carry, and their extras. What is tested is what ships: `dev` is in each."""
 
 
 def lock_problems(lock: Lock) -> list[Problem]:
@@ -34,7 +34,7 @@ def lock_problems(lock: Lock) -> list[Problem]:
 def is_current(lock: Lock) -> bool:
     """Whether `uv lock --check` accepts the lock for pyproject.toml, offline: a sound lock needs no resolution."""
     try:
-        run_uv(["uv", "lock", "--check", "--offline", "--python", sys.executable], lock.path.parent)
+        run_uv(["lock", "--check", "--offline", "--python", sys.executable], lock.path.parent)
     except SwerlError as error:
         if "needs to be updated" in str(error) or "No solution found" in str(error):
             return False

@@ -5,28 +5,39 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-import click
 import pytest
-from click.testing import CliRunner
 
+from swerl.cli import run as swerl_run
 from swerl.environment import inventory
-from swerl.environment.cli import register
 from swerl.environment.installed import read_environment
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def run(monkeypatch):
-    @click.group()
-    def cli() -> None:
-        pass
+@dataclass(frozen=True)
+class Told:
+    exit_code: int
+    output: str
 
-    register(cli)
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """The command line as a user meets it: its exit code and all that it printed."""
     monkeypatch.chdir(ROOT)
-    return lambda *words: CliRunner().invoke(cli, ["env", *map(str, words)])
+
+    def call(*words: object) -> Told:
+        capsys.readouterr()
+        try:
+            code = swerl_run(["env", *map(str, words)])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        told = capsys.readouterr()
+        return Told(code, told.out + told.err)
+
+    return call
 
 
 def test_verify_names_a_difference_and_exits_1(run, project):
