@@ -1,8 +1,8 @@
 """Run the tests, each in the environment it needs, and end with one plain line: ``N passed, N failed, N skipped``.
 
-``python scripts/test.py [fast|default|all] [NAME ...]``. NAME is a directory of tests/ or a word of a test's name. Tests in tests/trials and
-tests/redteam, and tests marked ``trials`` elsewhere, run in .venv/trials; all others in .venv/train. Exit code 0 only if something ran and
-nothing failed. Needs nothing but the standard library.
+``python scripts/test.py [fast|default|all] [NAME ...]``. NAME is a directory of tests/ or a word of a test's name. Tests in tests/trials
+and tests/redteam, and tests marked ``trials`` elsewhere, run in .venv/trials; all others in .venv/train. Exit code 0 only if something ran
+and nothing failed. Needs nothing but the standard library.
 """
 
 from __future__ import annotations
