@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
+
+if TYPE_CHECKING:
+    from swerl.gateway.history import Conversation
 
 Role = Literal["system", "user", "assistant", "tool"]
 Finish = Literal["stop", "length", "tool_calls"]
@@ -35,6 +38,7 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
+    _digest: bytes | None = field(default=None, init=False, repr=False, compare=False)  # see `message_digest`
 
     def for_template(self) -> dict[str, Any]:
         """The form chat templates expect: content is a string, arguments are objects where they parse as such."""
@@ -73,6 +77,9 @@ class ChatRequest:
     retry: bool = False
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     size_bytes: int = 0
+    preamble: bytes = b""  # digest of tools and template_kwargs
+    same_messages: int = 0  # as many messages at the beginning are those of an earlier request, whose anchors `conversation` has
+    conversation: Conversation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +110,18 @@ def parsed_arguments(arguments: str) -> Any:
 
 
 def message_digest(message: Message) -> bytes:
-    """Identity of a message as context: everything that can change what the template renders."""
+    """Identity of a message as context: everything that can change what the template renders. Kept with the message."""
+    if message._digest is not None:
+        return message._digest
     state = blake2b(digest_size=16)
     for part in (message.role, message.text, message.reasoning, message.tool_call_id, message.name):
         _add(state, part)
     for call in message.tool_calls:
         for part in (call.id, call.name, call.arguments):
             _add(state, part)
-    return state.digest()
+    object.__setattr__(message, "_digest", state.digest())
+    assert message._digest is not None
+    return message._digest
 
 
 def run_key(digests: Sequence[bytes], preamble: bytes = b"") -> bytes:

@@ -95,7 +95,7 @@ class VllmParsers:
     def read(self, sampled: Sampled, request: ChatRequest) -> Answer:
         ids = sampled.token_ids[:-1] if sampled.token_ids[-1] in self._template.stop_ids else sampled.token_ids
         wants_calls = bool(request.tools) and request.tool_choice != "none" and self._tool_class is not None
-        vllm_request = self._vllm_request(request.tools if wants_calls else ())
+        vllm_request = self._vllm_request(request.tools, request.preamble) if wants_calls else self._vllm_request(())
         text = self._template.tokenizer.decode(ids, skip_special=vllm_request.skip_special_tokens)
         text = cut_at_stop(text, request.stop)
         try:
@@ -199,9 +199,9 @@ class VllmParsers:
             return False
         return found.tools_called and calls == [("probe_tool", _PROBE_ARGUMENTS)] and not (found.content or "").strip()
 
-    def _vllm_request(self, tools: Sequence[Mapping[str, Any]]) -> Any:
-        """vLLM's request object, as its parsers want it; made once for a set of tools."""
-        key = blake2b(orjson.dumps(tools), digest_size=16).digest()
+    def _vllm_request(self, tools: Sequence[Mapping[str, Any]], key: bytes = b"") -> Any:
+        """vLLM's request object, as its parsers want it; made once for a set of tools, which ``key`` identifies when it is given."""
+        key = key or blake2b(orjson.dumps(tools), digest_size=16).digest()
         if (known := self._requests.get(key)) is None:
             known = self._protocol.ChatCompletionRequest(
                 messages=[{"role": "user", "content": ""}], model="policy", tools=list(tools) or None, tool_choice="auto" if tools else None

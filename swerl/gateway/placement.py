@@ -15,9 +15,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Literal
+from typing import Any, Literal
 
 from swerl.gateway.chat import ChatRequest, Message, message_digest, parsed_arguments, preamble_digest, run_key
+from swerl.gateway.history import usable
 from swerl.gateway.template import ChatTemplate
 from swerl.gateway.tree import Context, Node, SessionTree, Tokens, Turn
 
@@ -54,13 +55,19 @@ class Placer:
 
     def place(self, tree: SessionTree, request: ChatRequest) -> Placement:
         """Add what the request adds to ``tree``. Raises ApiError 400 when the template refuses the conversation; no turn is lost then."""
-        preamble = preamble_digest(request.tools, request.template_kwargs)
-        digests = [message_digest(m) for m in request.messages]
+        preamble = request.preamble or preamble_digest(request.tools, request.template_kwargs)
+        digests = _Digests(request.messages)
         placement = Placement()
         position: Node | None = None
         begin = 0  # of the current run
+        anchors: list[tuple[int, Node]] = []
         covered = _covered(tree, digests, preamble)
-        for at, message in enumerate(request.messages):
+        if request.conversation is not None and not covered:
+            anchors = usable(request.conversation.anchors, request.same_messages)
+            if anchors:
+                begin, position = anchors[-1]
+        for at in range(begin, len(request.messages)):
+            message = request.messages[at]
             if message.role != "assistant" or at < covered or (position is None and at == begin):
                 continue
             key = run_key(digests[begin:at], b"" if position else preamble)
@@ -75,11 +82,14 @@ class Placer:
                     return self._rerendered(tree, request, digests, preamble, placement)
             position = turn if turn.parent is here else self._copy(tree, here, turn)
             begin = at + 1
+            anchors.append((begin, position))
         key = run_key(digests[begin:], b"" if position else preamble)
         context = tree.context_under(position, key) or self._add(tree, position, key, request.messages[begin:], preamble, request)
         if context is None:
             return self._rerendered(tree, request, digests, preamble, placement)
         placement.context = context
+        if request.conversation is not None and not covered:
+            request.conversation.anchors = anchors
         return placement
 
     def _recognised(self, tree: SessionTree, here: Context | None, message: Message, placement: Placement) -> Turn | None:
@@ -120,11 +130,24 @@ class Placer:
         self, tree: SessionTree, request: ChatRequest, digests: Sequence[bytes], preamble: bytes, placement: Placement
     ) -> Placement:
         """The template cannot continue after our turn with these messages: the whole conversation becomes context of a new start."""
-        key = run_key(digests, preamble)
+        key = run_key(digests[:], preamble)
         placement.rerendered = True
         known = tree.context_under(None, key)
         placement.context = known or self._start(tree, key, request.messages, preamble, request, covers=len(request.messages))
         return placement
+
+
+class _Digests(Sequence[bytes]):
+    """Digests of messages, made when they are asked for: the beginning of a long history is never."""
+
+    def __init__(self, messages: Sequence[Message]):
+        self._messages = messages
+
+    def __getitem__(self, at: Any) -> Any:
+        return [message_digest(m) for m in self._messages[at]] if isinstance(at, slice) else message_digest(self._messages[at])
+
+    def __len__(self) -> int:
+        return len(self._messages)
 
 
 def _covered(tree: SessionTree, digests: Sequence[bytes], preamble: bytes) -> int:

@@ -18,6 +18,7 @@ from swerl.gateway.dialects.base import Dialect, Reply
 from swerl.gateway.dialects.openai_chat import OpenAIChat
 from swerl.gateway.dialects.openai_responses import OpenAIResponses
 from swerl.gateway.errors import ApiError
+from swerl.gateway.history import Histories
 from swerl.gateway.metrics import Metrics
 from swerl.gateway.session import Session, Ticket
 from swerl.gateway.settings import GatewaySettings
@@ -56,7 +57,7 @@ class PublicSurface:
             began = time.monotonic()
             try:
                 session = await self.store.by_key(key_of(request))
-                chat = dialect.parse(*await read_json(request))
+                chat = dialect.parse(*await read_json(request), session.histories)
                 ticket = await session.ticket(chat)
             except ApiError as error:
                 self.metrics.refused(error)
@@ -71,7 +72,7 @@ class PublicSurface:
         async def handle(request: web.Request) -> web.StreamResponse:
             try:
                 session = await self.store.by_key(key_of(request))
-                chat = dialect.parse(*await read_json(request))
+                chat = dialect.parse(*await read_json(request), Histories())
                 count = await session.count_tokens(chat)
             except ApiError as error:
                 self.metrics.refused(error)

@@ -17,6 +17,7 @@ from typing import Any
 from swerl.gateway.chat import Answer, ChatRequest
 from swerl.gateway.errors import ApiError, context_overflow
 from swerl.gateway.gate import EngineGate, Hold
+from swerl.gateway.history import Histories
 from swerl.gateway.journal import Journal
 from swerl.gateway.metrics import Metrics
 from swerl.gateway.parsers import AnswerReader
@@ -75,6 +76,7 @@ class Session:
     journal: Journal
     parts: Parts
     tree: SessionTree = field(default_factory=SessionTree)
+    histories: Histories = field(default_factory=Histories)
     hold: Hold = field(default_factory=Hold)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     works: list[Work] = field(default_factory=list)

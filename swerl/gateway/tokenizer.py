@@ -35,8 +35,8 @@ class FastTokenizer:
         self._backend.no_padding()
 
     def encode(self, text: str) -> list[int]:
-        # the batch call releases the interpreter lock, the single one does not
-        return self._backend.encode_batch([text], add_special_tokens=False)[0].ids
+        # the batch call releases the interpreter lock, the single one does not; the fast one leaves out offsets
+        return self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def decode(self, ids: Sequence[int], *, skip_special: bool) -> str:
         return self._backend.decode(ids, skip_special_tokens=skip_special)

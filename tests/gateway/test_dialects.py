@@ -14,6 +14,7 @@ from swerl.gateway.dialects.anthropic_messages import AnthropicMessages
 from swerl.gateway.dialects.openai_responses import OpenAIResponses
 from swerl.gateway.engines.scripted import ScriptTurn
 from swerl.gateway.errors import ApiError, context_overflow
+from swerl.gateway.history import Histories
 
 SYSTEM, USER = "Fix the bug.", "f(1) returns 2"
 COMMANDS = ["cat -n a.py", "sed -i 's/a/b/' a.py"]
@@ -209,7 +210,7 @@ def test_claude_codes_system_notes_inside_the_history():
         "tools": [{"name": "Bash", "input_schema": {}}, {"type": "web_search_20250305", "name": "web_search"}],
         "tool_choice": {"type": "auto"},
     }
-    request = AnthropicMessages().parse(body, {}, 0)
+    request = AnthropicMessages().parse(body, {}, 0, Histories())
     assert [(m.role, m.text) for m in request.messages] == [
         ("user", "task"),
         ("system", "agents: none"),
@@ -235,7 +236,7 @@ def test_claude_codes_system_notes_inside_the_history():
 )
 def test_bad_requests_are_refused(dialect, body):
     with pytest.raises(ApiError) as caught:
-        dialect.parse(body, {}, 0)
+        dialect.parse(body, {}, 0, Histories())
     assert caught.value.status == 400
 
 

@@ -11,6 +11,7 @@ import pytest
 from gatewaykit import TOOLS, call_text, gateway_on, running
 
 from swerl.gateway.engines.scripted import ScriptReply, ScriptTurn
+from swerl.gateway.history import Histories
 
 TASK = [{"role": "system", "content": "Fix."}, {"role": "user", "content": "f returns 2"}]
 
@@ -152,7 +153,7 @@ def test_bad_requests_name_the_field(body, param):
     from swerl.gateway.errors import ApiError
 
     with pytest.raises(ApiError) as caught:
-        OpenAIChat().parse(body, {}, 0)
+        OpenAIChat().parse(body, {}, 0, Histories())
     assert caught.value.status == 400 and caught.value.param == param
     assert set(OpenAIChat().error(caught.value)["error"]) == {"message", "type", "param", "code"}
 

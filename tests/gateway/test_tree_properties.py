@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from swerl.gateway.chat import Answer, ChatRequest, Message, ToolCall
+from swerl.gateway.dialects.openai_chat import OpenAIChat
+from swerl.gateway.history import Histories
 from swerl.gateway.placement import Placer
 from swerl.gateway.records import context_record, read_tree, turn_record
 from swerl.gateway.sampling import Sampled
@@ -37,6 +39,7 @@ class World:
     agents: list[Agent] = field(default_factory=list)
     exchanges: list[tuple[list[int], list[int], list[float]]] = field(default_factory=list)
     journal: list[dict] = field(default_factory=list)
+    histories: Histories = field(default_factory=Histories)
     counter: itertools.count = field(default_factory=itertools.count)
 
     def __post_init__(self):
@@ -51,8 +54,14 @@ class World:
 
     def sample(self, agent: Agent) -> Turn:
         """One exchange with the engine, recorded as the gateway records it."""
-        placement = self.placer.place(self.tree, ChatRequest(tuple(agent.history), agent.tools))
-        context = placement.context
+        body = {"messages": [m.for_template() | {"role": m.role} for m in agent.history], "tools": list(agent.tools)}
+        for message in body["messages"]:
+            for call in message.get("tool_calls", ()):
+                call["function"]["arguments"] = json.dumps(call["function"]["arguments"])
+        remembering = OpenAIChat().parse(body, {}, 0, self.histories)
+        forgetting = ChatRequest(remembering.messages, agent.tools)
+        context = self.placer.place(self.tree, remembering).context
+        assert self.placer.place(self.tree, forgetting).context is context, "what is remembered of earlier requests changes nothing"
         text, with_call = self.unique("say"), bool(agent.tools) and self.rng.random() < 0.7
         calls = (ToolCall(f"call_{next(self.counter)}", "bash", json.dumps({"command": self.unique("cd x && cat")})),) if with_call else ()
         reasoning = self.unique("because") if self.rng.random() < 0.3 else None

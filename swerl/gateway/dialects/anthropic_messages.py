@@ -8,6 +8,7 @@ with one of ours, and taken back).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -15,6 +16,7 @@ import orjson
 from swerl.gateway.chat import ChatRequest, Message, ToolCall, parsed_arguments
 from swerl.gateway.dialects.base import Reply, event, is_retry, joined_text, number, stops
 from swerl.gateway.errors import ApiError, bad_request
+from swerl.gateway.history import Histories, flatten
 
 _TEXT = frozenset({"text"})
 _STOP = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
@@ -26,18 +28,19 @@ _ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 413: "reque
 class AnthropicMessages:
     keepalive = b'event: ping\ndata: {"type":"ping"}\n\n'
 
-    def parse(self, body: Mapping[str, Any], headers: Mapping[str, str], size_bytes: int) -> ChatRequest:
+    def parse(self, body: Mapping[str, Any], headers: Mapping[str, str], size_bytes: int, seen: Histories) -> ChatRequest:
         listed = body.get("messages")
         if not isinstance(listed, list) or not listed:
             raise bad_request("messages: at least one message is required", param="messages")
         max_tokens = number(body, "max_tokens", int)
         if max_tokens is not None and max_tokens < 1:
             raise bad_request("max_tokens: must be at least 1", param="max_tokens")
-        messages = [m for i, value in enumerate(listed) for m in _messages(value, f"messages.{i}")]
-        system = _system(body.get("system"))
+        items = [_System(body.get("system")), *listed]
+        conversation = seen.recall(items, body.get("tools"), {}, _item, _tools)
+        flat, same = flatten(conversation.converted, conversation.same_items)
         return ChatRequest(
-            messages=(Message("system", system), *messages) if system else tuple(messages),
-            tools=_tools(body.get("tools")),
+            messages=flat,
+            tools=conversation.tools,
             tool_choice=_tool_choice(body.get("tool_choice")),
             model=str(body.get("model") or ""),
             stream=bool(body.get("stream")),
@@ -48,6 +51,9 @@ class AnthropicMessages:
             stop=stops(body.get("stop_sequences"), "stop_sequences"),
             retry=is_retry(headers),
             size_bytes=size_bytes,
+            preamble=conversation.preamble,
+            same_messages=same,
+            conversation=conversation,
         )
 
     def answer(self, reply: Reply) -> dict[str, Any]:
@@ -82,6 +88,19 @@ class AnthropicMessages:
 
     def stream_error(self, error: ApiError) -> bytes:
         return event(self.error(error), "error")
+
+
+@dataclass(frozen=True)
+class _System:
+    """The field ``system``, as the first item of the history."""
+
+    value: Any
+
+
+def _item(value: Any, at: int) -> tuple[Message, ...]:
+    if isinstance(value, _System):
+        return (Message("system", text),) if (text := _system(value.value)) else ()
+    return tuple(_messages(value, f"messages.{at - 1}"))
 
 
 def _messages(value: Any, param: str) -> Iterator[Message]:

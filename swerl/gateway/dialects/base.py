@@ -10,6 +10,7 @@ import orjson
 
 from swerl.gateway.chat import ChatRequest
 from swerl.gateway.errors import ApiError, bad_request
+from swerl.gateway.history import Histories
 from swerl.gateway.tokenizer import Tokenizer
 from swerl.gateway.tree import Context, Turn
 
@@ -31,8 +32,8 @@ class Dialect(Protocol):
 
     keepalive: bytes
 
-    def parse(self, body: Mapping[str, Any], headers: Mapping[str, str], size_bytes: int) -> ChatRequest:
-        """Raises ApiError 400 for a request this API would refuse."""
+    def parse(self, body: Mapping[str, Any], headers: Mapping[str, str], size_bytes: int, seen: Histories) -> ChatRequest:
+        """Raises ApiError 400 for a request this API would refuse. ``seen`` are the session's recent histories."""
         ...
 
     def answer(self, reply: Reply) -> dict[str, Any]: ...

@@ -8,6 +8,7 @@ from typing import Any
 from swerl.gateway.chat import ChatRequest, Message, ToolCall
 from swerl.gateway.dialects.base import Reply, event, is_retry, joined_text, number, stops
 from swerl.gateway.errors import ApiError, bad_request
+from swerl.gateway.history import Histories, flatten
 from swerl.gateway.tree import lineage
 
 _TEXT = frozenset({"text", "refusal", "input_text", "output_text"})
@@ -17,7 +18,7 @@ _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant"
 class OpenAIChat:
     keepalive = b": keep-alive\n\n"
 
-    def parse(self, body: Mapping[str, Any], headers: Mapping[str, str], size_bytes: int) -> ChatRequest:
+    def parse(self, body: Mapping[str, Any], headers: Mapping[str, str], size_bytes: int, seen: Histories) -> ChatRequest:
         messages = body.get("messages")
         if not isinstance(messages, list) or not messages:
             raise bad_request("messages must be a list with at least one message", param="messages")
@@ -27,9 +28,12 @@ class OpenAIChat:
         if max_tokens is not None and max_tokens < 1:
             raise bad_request("max_tokens must be at least 1", param="max_tokens")
         options = body.get("stream_options") or {}
+        template_kwargs = body.get("chat_template_kwargs") or {}
+        conversation = seen.recall(messages, body.get("tools"), template_kwargs, _message, _tools)
+        flat, same = flatten(conversation.converted, conversation.same_items)
         return ChatRequest(
-            messages=tuple(_message(m, f"messages[{i}]") for i, m in enumerate(messages)),
-            tools=_tools(body.get("tools")),
+            messages=flat,
+            tools=conversation.tools,
             tool_choice=_tool_choice(body.get("tool_choice")),
             model=str(body.get("model") or ""),
             stream=bool(body.get("stream")),
@@ -42,8 +46,11 @@ class OpenAIChat:
             want_logprobs=bool(body.get("logprobs")),
             want_token_ids=bool(body.get("return_token_ids")),
             retry=is_retry(headers),
-            template_kwargs=body.get("chat_template_kwargs") or {},
+            template_kwargs=template_kwargs,
             size_bytes=size_bytes,
+            preamble=conversation.preamble,
+            same_messages=same,
+            conversation=conversation,
         )
 
     def answer(self, reply: Reply) -> dict[str, Any]:
@@ -97,13 +104,14 @@ class OpenAIChat:
         return event(self.error(error))
 
 
-def _message(value: Any, param: str) -> Message:
+def _message(value: Any, at: int) -> tuple[Message]:
+    param = f"messages[{at}]"
     if not isinstance(value, dict) or value.get("role") not in _ROLES:
         raise bad_request(f"{param} must have one of the roles {', '.join(_ROLES)}", param=param)
     calls = value.get("tool_calls") or []
     if not isinstance(calls, list):
         raise bad_request(f"{param}.tool_calls must be a list", param=param)
-    return Message(
+    message = Message(
         role=_ROLES[value["role"]],  # type: ignore[arg-type]
         text=joined_text(value.get("content"), f"{param}.content", _TEXT),
         reasoning=value.get("reasoning_content") or value.get("reasoning") or None,
@@ -111,6 +119,7 @@ def _message(value: Any, param: str) -> Message:
         tool_call_id=value.get("tool_call_id"),
         name=value.get("name"),
     )
+    return (message,)
 
 
 def _tool_call(value: Any, param: str) -> ToolCall:

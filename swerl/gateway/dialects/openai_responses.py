@@ -7,12 +7,14 @@ together again. Nothing is stored for ``previous_response_id``: agents that send
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from swerl.gateway.chat import ChatRequest, Message, ToolCall
 from swerl.gateway.dialects.base import Reply, event, is_retry, joined_text, number
 from swerl.gateway.errors import ApiError, bad_request
+from swerl.gateway.history import Histories
 
 _TEXT = frozenset({"input_text", "output_text", "text", "refusal", "summary_text", "reasoning_text"})
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -21,7 +23,7 @@ _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant"
 class OpenAIResponses:
     keepalive = b": keep-alive\n\n"
 
-    def parse(self, body: Mapping[str, Any], headers: Mapping[str, str], size_bytes: int) -> ChatRequest:
+    def parse(self, body: Mapping[str, Any], headers: Mapping[str, str], size_bytes: int, seen: Histories) -> ChatRequest:
         if body.get("previous_response_id"):
             raise bad_request("previous_response_id is not served: send the whole history as input", param="previous_response_id")
         items = body.get("input")
@@ -29,13 +31,16 @@ class OpenAIResponses:
         if not isinstance(items, list) or not items:
             raise bad_request("input must be a text or a list of items", param="input")
         instructions = body.get("instructions")
-        start = [Message("system", instructions)] if isinstance(instructions, str) and instructions else []
+        if isinstance(instructions, str) and instructions:
+            items = [{"type": "message", "role": "system", "content": instructions}, *items]
         max_tokens = number(body, "max_output_tokens", int)
         if max_tokens is not None and max_tokens < 1:
             raise bad_request("max_output_tokens must be at least 1", param="max_output_tokens")
+        conversation = seen.recall(items, body.get("tools"), {}, _item, _tools)
+        flat, same = _assembled(conversation.converted, conversation.same_items)
         return ChatRequest(
-            messages=(*start, *_messages(items)),
-            tools=_tools(body.get("tools")),
+            messages=flat,
+            tools=conversation.tools,
             tool_choice=_tool_choice(body.get("tool_choice")),
             model=str(body.get("model") or ""),
             stream=bool(body.get("stream")),
@@ -44,6 +49,9 @@ class OpenAIResponses:
             top_p=number(body, "top_p"),
             retry=is_retry(headers),
             size_bytes=size_bytes,
+            preamble=conversation.preamble,
+            same_messages=same,
+            conversation=conversation,
         )
 
     def answer(self, reply: Reply) -> dict[str, Any]:
@@ -71,46 +79,58 @@ class OpenAIResponses:
         return event({"type": "response.failed", "sequence_number": 0, "response": failed}, "response.failed")
 
 
-def _messages(items: list[Any]) -> Iterator[Message]:
-    """Items of one assistant turn that follow each other become one message."""
-    texts: list[str] = []
-    reasoning: list[str] = []
-    calls: list[ToolCall] = []
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A piece of an assistant turn."""
 
-    def turn() -> Iterator[Message]:
-        if texts or calls:
-            yield Message("assistant", "".join(texts), "".join(reasoning) or None, tuple(calls))
-        texts.clear(), reasoning.clear(), calls.clear()
+    kind: Literal["text", "reasoning", "call"]
+    text: str = ""
+    call: ToolCall | None = None
 
-    for i, item in enumerate(items):
-        param = f"input[{i}]"
-        if not isinstance(item, dict):
-            raise bad_request(f"{param} must be an object", param=param)
-        kind = item.get("type") or "message"
-        if kind == "message" and item.get("role") in _ROLES:
-            text = joined_text(item.get("content"), f"{param}.content", _TEXT)
-            if item["role"] == "assistant":
-                if calls:  # a turn of ours never has text after its calls
-                    yield from turn()
-                texts.append(text)
-            else:
-                yield from turn()
-                yield Message(_ROLES[item["role"]], text)  # type: ignore[arg-type]
-        elif kind == "reasoning":
-            if texts or calls:
-                yield from turn()
-            reasoning.append(joined_text(item.get("content") or item.get("summary"), f"{param}.content", _TEXT))
-        elif kind == "function_call":
-            calls.append(ToolCall(str(item.get("call_id") or ""), str(item.get("name") or ""), str(item.get("arguments") or "")))
-        elif kind == "custom_tool_call":
-            calls.append(ToolCall(str(item.get("call_id") or ""), str(item.get("name") or ""), str(item.get("input") or "")))
-        elif kind in ("function_call_output", "custom_tool_call_output"):
-            yield from turn()
-            output = joined_text(item.get("output"), f"{param}.output", _TEXT)
-            yield Message("tool", output, tool_call_id=str(item.get("call_id") or ""))
+
+def _item(item: Any, at: int) -> Message | _Part:
+    param = f"input[{at}]"
+    if not isinstance(item, dict):
+        raise bad_request(f"{param} must be an object", param=param)
+    kind = item.get("type") or "message"
+    if kind == "message" and item.get("role") in _ROLES:
+        text = joined_text(item.get("content"), f"{param}.content", _TEXT)
+        return _Part("text", text) if item["role"] == "assistant" else Message(_ROLES[item["role"]], text)  # type: ignore[arg-type]
+    if kind == "reasoning":
+        return _Part("reasoning", joined_text(item.get("content") or item.get("summary"), f"{param}.content", _TEXT))
+    if kind in ("function_call", "custom_tool_call"):
+        arguments = item.get("arguments") if kind == "function_call" else item.get("input")
+        return _Part("call", call=ToolCall(str(item.get("call_id") or ""), str(item.get("name") or ""), str(arguments or "")))
+    if kind in ("function_call_output", "custom_tool_call_output"):
+        return Message("tool", joined_text(item.get("output"), f"{param}.output", _TEXT), tool_call_id=str(item.get("call_id") or ""))
+    raise bad_request(f"{param}: items of type {kind!r} with role {item.get('role')!r} are not served", param=param)
+
+
+def _assembled(converted: Sequence[Message | _Part], same_items: int) -> tuple[tuple[Message, ...], int]:
+    """Parts of one assistant turn become one message: reasoning, then text, then calls. The second value is how many messages the first
+    ``same_items`` items make up, whatever follows them."""
+    messages: list[Message] = []
+    same = 0
+    turn: list[_Part] = []
+
+    def close() -> None:
+        if any(p.kind != "reasoning" for p in turn):
+            text, reasoning = ("".join(p.text for p in turn if p.kind == kind) for kind in ("text", "reasoning"))
+            messages.append(Message("assistant", text, reasoning or None, tuple(p.call for p in turn if p.call is not None)))
+        turn.clear()
+
+    order = ("reasoning", "text", "call")
+    for at, item in enumerate(converted):
+        if isinstance(item, Message) or (turn and order.index(item.kind) < order.index(turn[-1].kind)):
+            close()
+        if isinstance(item, Message):
+            messages.append(item)
         else:
-            raise bad_request(f"{param}: items of type {kind!r} with role {item.get('role')!r} are not served", param=param)
-    yield from turn()
+            turn.append(item)
+        if at < same_items:
+            same = len(messages)
+    close()
+    return tuple(messages), same
 
 
 def _tools(value: Any) -> tuple[Mapping[str, Any], ...]:
