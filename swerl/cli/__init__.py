@@ -21,6 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "validate": ("swerl.cli.configuration:validate", "Check config.yaml (and a profile) against the schema."),
     "render": ("swerl.cli.configuration:render", "Show what the processes of a run would be given."),
     "preflight": ("swerl.cli.preflight:preflight", "Find what would fail, before it does. Changes nothing."),
+    "forecast": ("swerl.preflight.cli:forecast", "Predict memory, KV cache and disk from config.json and the profile."),
     "doctor": ("swerl.cli.doctor:doctor", "Prove the tasks: the gold solution is rewarded, doing nothing is not."),
     "train": ("swerl.cli.train:train", "Train; the same command resumes."),
     "resume": ("swerl.cli.train:resume", "Continue a run from its own snapshot, without config.yaml."),

@@ -2,7 +2,7 @@
 
 ``run(cfg)`` looks at a configuration and this machine and returns a ``Report``; ``run_file(path, profile)`` begins at the file, so that
 what is wrong with it is in the same report. ``explain(id)`` says in words what a check does and what to do about its finding. One module
-per family of checks; ``catalog`` lists them all.
+per family of checks; ``catalog`` lists them all. ``predict(cfg)`` foresees memory, KV cache and disk from the policy's config.json alone.
 
 Invariants: nothing here imports torch, vllm, ray, verl, wandb, transformers or harbor (what needs one of them asks a subprocess of the
 environment that has it); the static part takes at most a second and the live part ten; a probe that hangs is a finding, not a hang.
@@ -15,12 +15,17 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from swerl.config import RunConfig, examine
-from swerl.errors import Problem, SwerlError
+from swerl.errors import Problem, SwerlError, fail
 from swerl.preflight.catalog import CHECKS, explain
 from swerl.preflight.context import Context, Host
+from swerl.preflight.forecast import Forecast
+from swerl.preflight.forecast import forecast as forecast_of_plan
 from swerl.preflight.forecast import render as render_forecast
+from swerl.preflight.gpus import ASSUMED_GPU_BYTES
+from swerl.preflight.plan import plan_of
 from swerl.preflight.report import Report
 from swerl.preflight.runner import run_checks, select
+from swerl.preflight.shape import ShapeError, read_shape
 from swerl.preflight.summary import forecast_of, summary
 
 
@@ -80,4 +85,18 @@ def run_file(
     return run(found.config, only=only, skip=skip, live=live, deep=deep, patience=patience, problems=found.problems, env=env, host=host)
 
 
-__all__ = ["CHECKS", "Host", "Report", "explain", "run", "run_file"]
+def predict(cfg: RunConfig, *, model_config: Path | None = None, gpu_memory_bytes: int | None = None) -> Forecast:
+    """What a run of this configuration will need, without looking at anything but the policy's ``config.json`` (``model_config`` names
+    another one) and, for the number of steps, the index where it is there. GPUs of 80 GiB are assumed unless their size is given. Raises
+    SwerlError SWERL-P101 where there is no such file or it describes no language model."""
+    path = model_config or cfg.model.model_path / "config.json"
+    try:
+        shape = read_shape(path)
+    except (OSError, ShapeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise fail("SWERL-P101", f"it cannot be read: {reason}", "name the config.json of a language model", str(path)) from error
+    memory = None if cfg.infrastructure.device == "cpu" else gpu_memory_bytes or ASSUMED_GPU_BYTES
+    return forecast_of_plan(shape, plan_of(cfg, steps=Context(cfg).steps(), gpu_memory_bytes=memory))
+
+
+__all__ = ["CHECKS", "Host", "Report", "explain", "predict", "run", "run_file"]

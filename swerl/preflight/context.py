@@ -19,6 +19,7 @@ from swerl.preflight.plan import total_steps
 from swerl.preflight.shape import ModelShape, ShapeError, read_shape
 from swerl.preflight.taskfiles import Scan, scan
 from swerl.render.trial import backend
+from swerl.runs.process import TOKEN_VARIABLE, environment_of
 from swerl.runs.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -113,6 +114,12 @@ class Context:
     def sandbox_is_local(self) -> bool:
         host = self.cfg.harbor_agent.docker_host or self.env.get("DOCKER_HOST", "")
         return self.backend == "bubblewrap" or (self.backend == "docker" and not host.startswith(("tcp:", "ssh:")))
+
+    def is_leftover(self, pid: int | None) -> bool:
+        """Whether the process was started by this run and left behind: the next start ends it, so it stands in nobody's way."""
+        token = self.run_dir.token
+        environment = None if pid is None or not token.is_file() else environment_of(pid)
+        return environment is not None and environment.get(TOKEN_VARIABLE) == token.read_text().strip()
 
     def filled(self, key: str, value: object) -> None:
         """Not applicable where the value is still a placeholder, which SWERL-P001 reports already."""

@@ -44,6 +44,8 @@ class Plan:
     sequence_parallel: int
     param_dtype: str
     gradient_checkpointing: bool
+    flash_attention: bool
+    entropy: bool
     steps: int | None
     save_every: int
     keep_checkpoints: int | None
@@ -138,8 +140,8 @@ def _engine(shape: ModelShape, plan: Plan) -> EngineForecast:
 
 
 def _trainer(shape: ModelShape, plan: Plan) -> TrainerForecast:
-    """Activations: with checkpointing one hidden state per layer and one layer's inside, else every layer's inside. Logits: the computed
-    dtype, an fp32 copy and its gradient, since verl takes log-probabilities and entropy from whole rows."""
+    """Activations: with checkpointing one hidden state per layer and one layer's inside, else every layer's inside. Logits: as computed,
+    scaled by the temperature, and without flash attention's loss (which works in place) their log-softmax; entropy keeps two more."""
     compute = dtype_bytes(plan.param_dtype)
     shard = shape.parameters // plan.gpus
     tokens = plan.tokens_per_gpu
@@ -149,7 +151,7 @@ def _trainer(shape: ModelShape, plan: Plan) -> TrainerForecast:
         state_bytes=shard * (2 * MASTER_BYTES + ADAM_BYTES),
         gathered_bytes=compute * (2 * shape.largest_layer + shape.vocab * shape.hidden * (1 if shape.tied_embeddings else 2)),
         activation_bytes=states + inside if plan.gradient_checkpointing else shape.layers * inside,
-        logits_bytes=tokens * shape.vocab * (compute + 8),
+        logits_bytes=tokens * shape.vocab * compute * ((2 if plan.flash_attention else 3) + (2 if plan.entropy else 0)),
         offloaded_host_bytes=shard * (MASTER_BYTES + ADAM_BYTES),
     )
 

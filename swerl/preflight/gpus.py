@@ -98,7 +98,10 @@ class GpusAreFree(Check):
             raise NotApplicable("nvidia-smi does not answer (SWERL-P601)")
         for line in answer.out.splitlines():
             pid, name, used = (field.strip() for field in line.split(",", 2))
-            yield self.found(f"pid {pid} ({name}, {owner(int(pid))}) holds {used} MiB", f"pid {pid}")
+            if ctx.is_leftover(int(pid)):
+                yield Fact(f"pid {pid} is a leftover of this run, which its start ends")
+            else:
+                yield self.found(f"pid {pid} ({name}, {owner(int(pid))}) holds {used} MiB", f"pid {pid}")
         busy = [g for g in gpus(ctx) if g.used_bytes > GIB]
         if busy and not answer.out.strip():
             yield self.found(

@@ -84,7 +84,9 @@ class PortsAreFree(Check):
             wanted |= {"ray_port": infra.ray_port, "ray_dashboard_port": infra.ray_dashboard_port}
         taken = listeners(ctx)
         for key, port in wanted.items():
-            if port in taken:
+            if port in taken and ctx.is_leftover(taken[port].pid):
+                yield Fact(f"port {port} is held by a leftover of this run, which its start ends")
+            elif port in taken:
                 yield self.found(f"port {port} is taken by {taken[port].text}", ctx.source(f"infrastructure.{key}"))
         if len(set(wanted.values())) < len(wanted):
             yield self.found("two of the ports are the same: " + ", ".join(f"{k} {p}" for k, p in wanted.items()), "infrastructure")

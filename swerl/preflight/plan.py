@@ -43,6 +43,8 @@ def plan_of(cfg: RunConfig, *, steps: int | None, gpu_memory_bytes: int | None) 
         sequence_parallel=training.sp_size,
         param_dtype=training.param_dtype,
         gradient_checkpointing=training.gradient_checkpointing,
+        flash_attention=training.attention.startswith("flash_attention"),
+        entropy=cfg.algorithm.entropy_coeff > 0,
         steps=steps,
         save_every=training.save_freq,
         keep_checkpoints=training.max_checkpoints,

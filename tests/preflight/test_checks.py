@@ -446,6 +446,20 @@ def test_leftover_processes_of_this_run(site):
     assert not site.preflight(only=["SWERL-P711"]).problems
 
 
+def test_port_of_a_leftover_is_not_in_the_way(site):
+    """After a kill -9 the gateway of this run may still hold its port: the same command must be able to go on."""
+    run_dir = site.config()[0].run_dir
+    run_dir.mkdir(parents=True)
+    (run_dir / "run.token").write_text("token-of-the-run\n")
+    code = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+    for token, free in (("token-of-the-run", True), ("another-run", False)):
+        env = {**os.environ, "SWERL_RUN_ID": token}
+        with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, text=True) as child:
+            port = int(child.stdout.readline())
+            assert site.preflight({"infrastructure.litellm_port": port}, only=["SWERL-P701"]).ok is free
+            child.communicate("\n")
+
+
 def test_wandb_key(site):
     sets = {"experiment.logger": ["console", "wandb"], "credentials.wandb_mode": "online"}
     assert warned(site.preflight(sets, only=["SWERL-P851"]), "SWERL-P851")
