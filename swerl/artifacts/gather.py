@@ -16,7 +16,7 @@ import yaml
 from swerl.artifacts.ledger import ARCHIVES, Ledger
 from swerl.artifacts.outputs import runtime_output
 from swerl.artifacts.redact import known_secrets, redact
-from swerl.artifacts.results import Trial, best, costs, rate, validations
+from swerl.artifacts.results import Trial, best, costs, rate, trial_of, validations
 from swerl.artifacts.sample import copy_sample
 from swerl.config import RunConfig, load_resolved
 from swerl.config.schema import PROJECT_ROOT
@@ -91,21 +91,10 @@ def read_trials(run: RunDir) -> list[Trial]:
     found: dict[tuple, Trial] = {}
     for line in read_journal(run.trials_journal):
         if line.get("kind") == "settled":
-            result = line["result"]
-            who = result["identity"]
-            key = (who["split"], who["task_hash"], who["sample"], who["version"])
+            trial = trial_of(line["result"])
+            key = (trial.split, trial.task, trial.sample, trial.version)
             found.pop(key, None)
-            found[key] = Trial(
-                split=who["split"],
-                task=who["task_hash"],
-                sample=who["sample"],
-                version=who["version"],
-                outcome=result["outcome"],
-                reward=result["reward"] if result["graded"] else None,
-                attempts=result["attempts"],
-                total_s=result["timing"]["total_s"],
-                name=result["trial_name"],
-            )
+            found[key] = trial
     return list(found.values())
 
 

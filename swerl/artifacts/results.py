@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -42,6 +42,22 @@ class Trial:
     @property
     def step(self) -> int:
         return int(self.version.rpartition(":")[2])
+
+
+def trial_of(result: Mapping[str, Any]) -> Trial:
+    """From a ``settled`` entry of the runner's journal (`swerl.trials.model.TrialResult` as JSON)."""
+    who = result["identity"]
+    return Trial(
+        split=who["split"],
+        task=who["task_hash"],
+        sample=who["sample"],
+        version=who["version"],
+        outcome=result["outcome"],
+        reward=result["reward"] if result["graded"] else None,
+        attempts=result["attempts"],
+        total_s=result["timing"]["total_s"],
+        name=result["trial_name"],
+    )
 
 
 @dataclass(frozen=True, slots=True)

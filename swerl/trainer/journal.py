@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from swerl.artifacts.results import Trial, validations
+from swerl.artifacts.results import trial_of, validations
 
 
 class TrialJournal:
@@ -28,7 +28,7 @@ class TrialJournal:
     def validation_metrics(self, version: str, expected: int) -> dict[str, float]:
         """Rates of the validation under ``version``, of ``expected`` trials; empty before the first verdict."""
         results = self._of("val", version)
-        found = validations(map(_trial, results), expected)
+        found = validations(map(trial_of, results), expected)
         if not found or found[0].rate.value is None:
             return {}
         rate = found[0].rate
@@ -82,8 +82,3 @@ class TrialJournal:
                 if entry.get("kind") == "settled":
                     yield entry["result"]
 
-
-def _trial(result: dict[str, Any]) -> Trial:
-    identity = result["identity"]
-    reward = result["reward"] if result["graded"] else None
-    return Trial(identity["split"], identity["task_hash"], identity["sample"], identity["version"], result["outcome"], reward)
