@@ -13,6 +13,7 @@ UV_MINIMUM=0.9
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 cd "$root"
 began=$SECONDS
+made=0
 
 say() { printf '%s\n' "$*"; }
 die() { # id, what, remedy
@@ -84,6 +85,7 @@ sync() { # name, extra
     return
   fi
   say "making .venv/$1 (extra $2) from uv.lock"
+  made=1
   rm -f "$place/.swerl-stamp"
   # Compiled once here instead of by every process of every run; the variable, where it is set, would prevent that.
   quieter env -u PYTHONDONTWRITEBYTECODE -u VIRTUAL_ENV UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT="$place" \
@@ -126,7 +128,7 @@ install_debian_packages
 uv="$(find_uv "$python")"
 sync train "$extra"
 sync trials trials
-if [ $((SECONDS - began)) -gt 2 ]; then
+if [ "$made" = 1 ]; then
   say "ready in $((SECONDS - began)) s: .venv is $(du -sh .venv | cut -f1) ($("$python" -V), $("$uv" --version | cut -d' ' -f1-2), extra $extra)"
   say "next: make demo"
 else
