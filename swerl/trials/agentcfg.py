@@ -54,7 +54,9 @@ def agent_class(name: str | None, import_path: str | None) -> type[BaseAgent]:
         return AgentFactory.get_agent_class(AgentName(name))
     except (ValueError, ImportError, AttributeError) as error:
         raise fail(
-            "SWERL-T030", f"no agent {import_path or name!r}: {error}", "set harbor_agent.agent_name to an agent of Harbor, or an import path"
+            "SWERL-T030",
+            f"no agent {import_path or name!r}: {error}",
+            "set harbor_agent.agent_name to an agent of Harbor, or an import path",
         ) from error
 
 

@@ -22,11 +22,13 @@ from harbor.trial.trial import Trial
 from swerl.runs.events import EventLog
 from swerl.trials import agentcfg
 from swerl.trials.clock import GatewayWatch, OutOfTime, within
-from swerl.trials.grading import ANSWER
+from swerl.trials.detectors import commands, detect
 from swerl.trials.gateway import GatewayAdmin, GatewayRefused, GatewayUnreachable, Session
+from swerl.trials.grading import ANSWER
 from swerl.trials.model import TrialRequest
 from swerl.trials.outcomes import Evidence, Outcome
 from swerl.trials.sandboxes.bubblewrap import BubblewrapEnvironment
+from swerl.trials.screening import Finding
 from swerl.trials.settings import BUBBLEWRAP, GRADING, RunnerSettings
 
 # For sandboxes without our process 1: end whatever the agent left, except the shell that does it.
@@ -74,9 +76,11 @@ class AttemptRunner:
         ender.task = asyncio.current_task()
         limit_s = min(self._settings.hard_timeout_s, request.deadline_s or float("inf"))
         session: Session | None = None
-        started = time.monotonic()
+        started, phase = time.monotonic(), ""
 
         async def held_s() -> float:
+            nonlocal phase
+            phase = attempt.phase  # where it was when its time was up; ending it goes through later phases
             return await self._held_s(session.id if session else None, started)
 
         try:
@@ -87,10 +91,13 @@ class AttemptRunner:
                 attempt.session = session.id
             await within(self._trial(request, trial_name, session, attempt), limit_s, held_s)
         except OutOfTime:
-            self._blame(attempt, "OutOfTime", f"the trial took more than {limit_s:.0f} s", Outcome.AGENT_TIMEOUT if attempt.phase == "agent" else None)
+            self._blame(
+                attempt, "OutOfTime", f"the trial took more than {limit_s:.0f} s", Outcome.AGENT_TIMEOUT if phase == "agent" else None
+            )
         except asyncio.CancelledError:
-            if ender.by is None:
+            if ender.by is None or ender.task is None:
                 raise
+            ender.task.uncancel()
             self._blame(attempt, "CancelledError", f"ended by the runner: {ender.by.value}", ender.by)
         except Exception as error:  # the border: whatever broke, in Harbor or here, is this attempt's evidence
             self._blame(attempt, type(error).__name__, str(error), None)
@@ -204,13 +211,13 @@ class AttemptRunner:
         if stop:
             attempt.info["stop"] = stop
         answer = trial.paths.trial_dir / ANSWER
-        if answer.is_file():
-            attempt.info["findings"] = orjson.loads(answer.read_bytes())["findings"][:32]
+        findings = orjson.loads(answer.read_bytes())["findings"] if answer.is_file() else []
+        findings += [finding.as_dict() for finding in detect(commands(trial.paths.agent_dir / "trajectory.json"))]
         if isinstance(environment, BubblewrapEnvironment):
-            if environment.leftovers:
-                attempt.info["left_running"] = environment.leftovers[:8]
-            if environment.refused_links:
-                attempt.info["refused_links"] = environment.refused_links[:8]
+            findings += [Finding("left-running", line).as_dict() for line in environment.leftovers[:8]]
+            findings += [Finding("link-outside", link).as_dict() for link in environment.refused_links[:8]]
+        if findings:
+            attempt.info["findings"] = findings[:48]
 
     def _config(self, request: TrialRequest, trial_name: str, session: Session | None) -> TrialConfig:
         settings, harbor = self._settings, self._settings.harbor

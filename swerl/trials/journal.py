@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class Journal:
                 if is_final(result):
                     self.settled.setdefault(result.identity.key, result)
 
-    def begin(self, identity: Identity, trial_name_of: Any) -> tuple[int, str]:
+    def begin(self, identity: Identity, trial_name_of: Callable[[int], str]) -> tuple[int, str]:
         """Record the next attempt; its number (from 1, over all restarts) and the name that ``trial_name_of(number)`` gives it."""
         number = self.attempts.get(identity.key, 0) + 1
         name = trial_name_of(number)

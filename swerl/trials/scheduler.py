@@ -50,6 +50,10 @@ class Scheduler:
         key = request.identity.key
         known = self._journal.settled.get(key) or self._memory.get(key)
         if known is not None:
+            if request.identity.split == "train" and key not in self._memory:  # settled before a restart: the step has it done already
+                self._memory[key] = known
+                self.tail.asked(request.step, key, request.identity.task_hash)
+                self.tail.settled(request.step, key, known)
             return replace(known, reused=True)
         if key not in self._tasks:
             if self._stopping:
@@ -115,8 +119,13 @@ class Scheduler:
         for tries in range(1, self._settings.max_attempts + 1):
             async with _slot(self._slots, ender):
                 self.breaker.check()
-                if self.breaker.quarantined(request.task_id):
-                    attempt, name = Attempt(Evidence(exception="SandboxBuildFailedError"), error=f"task {request.task_id} is quarantined"), ""
+                if ender.by is not None:
+                    attempt, name = Attempt(Evidence(ended_by=ender.by), error=f"ended by the runner: {ender.by.value}"), ""
+                elif self.breaker.quarantined(request.task_id):
+                    attempt, name = (
+                        Attempt(Evidence(exception="SandboxBuildFailedError"), error=f"task {request.task_id} is quarantined"),
+                        "",
+                    )
                 else:
                     number, name = self._journal.begin(who, lambda n: _trial_name(request, n))
                     queue_s = time.monotonic() - asked

@@ -72,4 +72,6 @@ def _kind(path: PurePosixPath, known: bool, holds_others: bool, content: Callabl
 def _shadow(path: PurePosixPath, known: bool) -> str | None:
     """A new module or package at the top of the tree under a name of the standard library, which `python -m` would find first."""
     top = len(path.parts) == 1 and not known
-    return "shadows-standard-library" if top and path.name.split(".")[0] in sys.stdlib_module_names | {"pytest", "_pytest", "pluggy"} else None
+    return (
+        "shadows-standard-library" if top and path.name.split(".")[0] in sys.stdlib_module_names | {"pytest", "_pytest", "pluggy"} else None
+    )

@@ -51,12 +51,15 @@ class _Step:
     started: dict[str, float] = field(default_factory=dict)  # unfinished: key -> when it began to run, 0.0 while queued
     group_of: dict[str, str] = field(default_factory=dict)
     rewards: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    ended: set[str] = field(default_factory=set)
     done: int = 0
     timer: asyncio.Task[None] | None = None
 
     def groups(self, now: float) -> list[Group]:
         running: dict[str, dict[str, float]] = defaultdict(dict)
         for key, since in self.started.items():
+            if key in self.ended:  # on its way out
+                continue
             running[self.group_of[key]][key] = now - since if since else 0.0
         return [Group(tuple(self.rewards[name]), keys) for name, keys in running.items()]
 
@@ -111,6 +114,7 @@ class TailKiller:
                 self._events.emit(
                     "tail.killed", step=step, trial=key, ran_s=round(longest[key], 1), group_decided=not everything, done=book.done
                 )
+                book.ended.add(key)
                 self._end(key, Outcome.TAIL_KILLED)
             if chosen:
                 self._events.emit("tail.cut", step=step, killed=len(chosen), spared=len(longest) - len(chosen), done=book.done)

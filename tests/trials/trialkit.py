@@ -44,7 +44,9 @@ CALC = "def add(a, b):\n    return a - b\n"
 FIX = "sed -i '2s/a - b/a + b/' calc.py"
 
 
-def make_task(directory: Path, name: str = "add", files: dict[str, str] | None = None, test_sh: str = TEST_SH, verifier_timeout: int = 30) -> Path:
+def make_task(
+    directory: Path, name: str = "add", files: dict[str, str] | None = None, test_sh: str = TEST_SH, verifier_timeout: int = 30
+) -> Path:
     task = directory / name
     for part in ("environment", "tests", "solution"):
         (task / part).mkdir(parents=True)
@@ -64,7 +66,11 @@ def make_task(directory: Path, name: str = "add", files: dict[str, str] | None =
 def call(command: str) -> dict[str, Any]:
     """An assistant message that runs one command."""
     function = {"name": "bash", "arguments": orjson.dumps({"command": command}).decode()}
-    return {"role": "assistant", "content": None, "tool_calls": [{"id": f"call-{secrets.token_hex(4)}", "type": "function", "function": function}]}
+    return {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": f"call-{secrets.token_hex(4)}", "type": "function", "function": function}],
+    }
 
 
 def say(text: str) -> dict[str, Any]:
@@ -169,7 +175,9 @@ def overflow() -> web.Response:
 
 def settings_for(run_dir: Path, **changes: Any) -> RunnerSettings:
     """A runner of the mini agent in bubblewrap, on a fresh run directory."""
-    agent = changes.pop("agent", {"import_path": "swerl.trials.agents.mini:MiniAgent", "model_name": "hosted_vllm/policy", "kwargs": {"max_turns": 4}})
+    agent = changes.pop(
+        "agent", {"import_path": "swerl.trials.agents.mini:MiniAgent", "model_name": "hosted_vllm/policy", "kwargs": {"max_turns": 4}}
+    )
     agent = {"override_timeout_sec": changes.pop("agent_timeout", None), "max_timeout_sec": None, **agent}
     settings = RunnerSettings(
         run_id=run_dir.name,
@@ -187,7 +195,9 @@ def settings_for(run_dir: Path, **changes: Any) -> RunnerSettings:
     return replace(settings, **changes)
 
 
-def request_for(task: Path, sample: int = 0, split: str = "train", version: str = "a:0", step: int = 1, deadline_s: float | None = None) -> TrialRequest:
+def request_for(
+    task: Path, sample: int = 0, split: str = "train", version: str = "a:0", step: int = 1, deadline_s: float | None = None
+) -> TrialRequest:
     digest = hashlib.sha256(str(task).encode()).hexdigest()
     return TrialRequest(Identity(split, f"sha256:{digest}", sample, version), task, task.name, step, deadline_s)
 

@@ -91,12 +91,19 @@ class MiniAgent(BaseAgent):
     def version(self) -> str:
         return "1"
 
+    @property
+    @override
+    def extra_env(self) -> dict[str, str]:
+        """Nothing of it reaches the commands in the sandbox: the key is this process's alone."""
+        return {}
+
     @override
     async def setup(self, environment: BaseEnvironment) -> None:
         return
 
     @override
     async def run(self, instruction: str, environment: BaseEnvironment, context: AgentContext) -> None:
+        instruction = instruction.strip()  # the file ends in a newline, the issue does not
         messages: list[dict[str, Any]] = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": instruction}]
         steps = [_step(1, "system", SYSTEM), _step(2, "user", instruction)]
         usage = {"prompt_tokens": 0, "completion_tokens": 0}

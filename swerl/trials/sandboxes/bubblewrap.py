@@ -29,7 +29,7 @@ from swerl.trials.sandboxes.spec import DEFAULT_PATH, Limits, Mount, SandboxSpec
 from swerl.trials.sandboxes.wire import Finished, SandboxDied, SandboxRefused
 
 KEPT_BYTES = 8 << 20  # of each stream of one command; more is read and dropped
-DOWNLOAD_BYTES = 256 << 20
+DOWNLOAD_BYTES = 64 << 20  # an entry counts at least 4 KiB
 BASE_ENV = {"PATH": DEFAULT_PATH, "HOME": "/root", "LANG": "C.UTF-8"}
 # Where the agent could lay something out for the verifier to find.
 LOG_DIRS = ("/logs/agent", "/logs/verifier", "/logs/artifacts")
@@ -214,13 +214,13 @@ class BubblewrapEnvironment(BaseEnvironment):
 
     async def prepare_grading(self) -> None:
         """End what the agent left running and empty the places the verifier is about to read and write."""
-        with self._blamed():
+        with self._blamed(for_any_refusal=True):
             self.leftovers += await self.sandbox.channel.quiesce()
             await self.sandbox.channel.wipe(*TRUSTED_TARGETS)
 
     async def changes(self, target: Path, limit_bytes: int) -> tree.Received:
         """The agent's work since `start`, written below ``target``. Only with ``changes_only``."""
-        with self._blamed():
+        with self._blamed(for_any_refusal=True):
             return await self.sandbox.channel.changes(self.workdir, target, limit_bytes)
 
     async def remove(self, paths: Sequence[str]) -> None:
@@ -281,8 +281,9 @@ class BubblewrapEnvironment(BaseEnvironment):
         return await self.sandbox.channel.kind(str(path)) == "f"
 
     @contextlib.contextmanager
-    def _blamed(self) -> Iterator[None]:
-        """Tell apart what the agent did to its sandbox from what happened to it."""
+    def _blamed(self, for_any_refusal: bool = False) -> Iterator[None]:
+        """Tell apart what the agent did to its sandbox from what happened to it. After the agent's turn process 1 does what it is asked
+        unless the agent has made that impossible (``for_any_refusal``)."""
         try:
             yield
         except SandboxDied as error:

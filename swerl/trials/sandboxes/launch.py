@@ -1,7 +1,7 @@
 """From a spec to a running sandbox: the bubblewrap command line, the host user it runs as, and process 1's first words.
 
 `start(spec, ...)` returns a `Sandbox` whose channel has answered "ready" and whose limits are in force. Every file the sandbox needs from us
-(its program, the filter, /etc/passwd) is passed as data through a descriptor, so no path of the host appears inside. `Sandbox.stop` ends
+(the program, the filter, /etc/passwd) is passed as data through a descriptor, so no path of the host appears inside. `Sandbox.stop` ends
 every process of it and removes its group; both are safe to call twice.
 """
 
@@ -14,7 +14,7 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -23,14 +23,15 @@ from pathlib import Path
 from swerl.errors import fail
 from swerl.trials.sandboxes import limits, seccomp
 from swerl.trials.sandboxes.overlay import Overlay, mount_overlay
-from swerl.trials.sandboxes.spec import GROUP, HOST_ETC, HOST_TOP, HOSTS, PASSWD, SandboxSpec
+from swerl.trials.sandboxes.spec import DEFAULT_PATH, GROUP, HOST_ETC, HOST_TOP, HOSTS, PASSWD, SandboxSpec
 from swerl.trials.sandboxes.wire import Channel, SandboxDied
 
 # Host users of sandboxes: each sandbox is a user of its own, outside every range that distributions hand out.
 UID_BASE, UID_COUNT = 1_900_000_000, 65_536
 START_TIMEOUT_S = 30.0
-_INSIDE = Path(__file__).with_name("inside.py")
-PROGRAM = "/.swerl/inside.pyc"
+_INSIDE = Path(__file__).with_name("inside")
+MODULES = ("frames", "commands", "files", "main")
+PROGRAM = "/.swerl"
 _PYTHONS = ("usr/bin/python3", "usr/local/bin/python3", "bin/python3")
 _uids = itertools.cycle(range(UID_BASE, UID_BASE + UID_COUNT))
 
@@ -73,10 +74,10 @@ class Sandbox:
         self.out_of_memory()
         if self.listener is not None:
             self.listener.close()
-        await self.channel.close()  # process 1 ends at the end of its socket, and the namespace with it
-        with contextlib.suppress(ProcessLookupError):
+        await self.channel.close()  # process 1 ends at the end of its socket, the namespace with it, and then bubblewrap
+        if not await _wait(self.process, 2.0):
             self.process.kill()
-        await _wait(self.process)
+            await _wait(self.process, 30.0)
         if self.overlay is not None:
             await asyncio.to_thread(self.overlay.unmount)
         for delay_s in (0.0, 0.005, 0.02, 0.1, 0.5, 1.0, 2.0):
@@ -85,11 +86,15 @@ class Sandbox:
                 return
 
 
-async def _wait(process: subprocess.Popen[bytes]) -> None:
-    delay_s = 0.001
+async def _wait(process: subprocess.Popen[bytes], limit_s: float) -> bool:
+    """Whether the process has ended (and is reaped) within the limit."""
+    delay_s, until = 0.001, time.monotonic() + limit_s
     while process.poll() is None:
+        if time.monotonic() > until:
+            return False
         await asyncio.sleep(delay_s)
         delay_s = min(delay_s * 2, 0.05)
+    return True
 
 
 async def start(spec: SandboxSpec, run_tag: str, name: str) -> Sandbox:
@@ -103,22 +108,21 @@ async def start(spec: SandboxSpec, run_tag: str, name: str) -> Sandbox:
     try:
         with theirs, their_door, _descriptors(spec) as passed:
             process = subprocess.Popen(
-                command_line(spec, passed, their_door.fileno(), overlay, run_tag),
+                [*_as_user(uid), *command_line(spec, passed, their_door.fileno(), overlay, run_tag)],
                 stdin=theirs,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 pass_fds=[*passed.values(), their_door.fileno()],
-                env={},
+                env={"PATH": DEFAULT_PATH},
                 cwd="/",
                 start_new_session=True,
-                **({"user": uid, "group": uid, "extra_groups": []} if os.geteuid() == 0 else {}),
             )
             their_door_number = their_door.fileno()
-        group.add(process.pid)
         channel = await Channel.over(ours)
         await asyncio.wait_for(asyncio.shield(channel.ready), START_TIMEOUT_S)
         pid = _child(process.pid)
-        group.add(pid)
+        # Moving a process waits for a grace period of the kernel; only process 1 is moved, before it has started anything.
+        await asyncio.to_thread(group.add, pid)
         sandbox = Sandbox(name, spec, channel, process, pid, uid, group, overlay)
         if os.geteuid() == 0 and spec.limits.inodes and overlay is None:
             limits.limit_inodes(pid, spec.limits.inodes)
@@ -160,7 +164,7 @@ async def _discard(
     if process is not None:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        await _wait(process)
+        await _wait(process, 30.0)
         assert process.stderr is not None
         said = process.stderr.read(2000).decode(errors="replace").strip()
         process.stderr.close()
@@ -177,7 +181,7 @@ def _child(pid: int) -> int:
 @contextlib.contextmanager
 def _descriptors(spec: SandboxSpec) -> Iterator[dict[str, int]]:
     """Memory files for one start; bubblewrap reads each from its current position to the end."""
-    contents = {"program": _program(_python(spec.rootfs)), "filter": seccomp.program()}
+    contents = {**_modules(spec.rootfs is None), "filter": seccomp.program()}
     if spec.rootfs is None:
         contents |= {"passwd": PASSWD.encode(), "group": GROUP.encode()}
     contents["hosts"] = HOSTS.encode()
@@ -218,12 +222,16 @@ def command_line(spec: SandboxSpec, passed: dict[str, int], door: int, overlay: 
     line += ["--dev", "/dev", "--remount-ro", "/dev", "--size", str(min(spec.limits.disk_mb, 64) << 20), "--tmpfs", "/dev/shm"]
     line += ["--proc", "/proc"]
     line += ["--perms", "1777", "--dir", "/tmp", "--perms", "0700", "--dir", "/root", "--dir", "/run", "--dir", "/var/tmp"]
-    line += ["--ro-bind-data", str(passed["hosts"]), "/etc/hosts", "--perms", "0444", "--ro-bind-data", str(passed["program"]), PROGRAM]
+    line += ["--ro-bind-data", str(passed["hosts"]), "/etc/hosts"]
+    suffix = "pyc" if spec.rootfs is None else "py"
+    for name in MODULES:
+        line += ["--perms", "0444", "--ro-bind-data", str(passed[name]), f"{PROGRAM}/{name}.{suffix}"]
     if spec.network == "public":
         line += ["--ro-bind-try", "/etc/resolv.conf", "/etc/resolv.conf"]
     for mount in spec.mounts:
         line += ["--ro-bind" if mount.read_only else "--bind", mount.source, mount.target]
-    line += ["--seccomp", str(passed["filter"]), "--chdir", "/", "--", "/" + _python(spec.rootfs), "-S", "-I", "-E", "-B", PROGRAM]
+    line += ["--seccomp", str(passed["filter"]), "--chdir", "/", "--"]
+    line += ["/" + _python(spec.rootfs), "-S", "-I", "-E", "-B", f"{PROGRAM}/main.{suffix}"]
     return [*line, str(door if spec.network == "gateway" else -1), run_tag]  # the tag is only there for the reaper to read
 
 
@@ -242,6 +250,11 @@ def _host_root() -> tuple[str, ...]:
         if (Path("/etc") / name).exists():
             line += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     return tuple(line)
+
+
+def _as_user(uid: int) -> list[str]:
+    """Become the sandbox's host user. By a program, because Popen's own way forks the whole runner instead of borrowing its memory."""
+    return ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--"] if os.geteuid() == 0 else []
 
 
 @cache
@@ -265,12 +278,19 @@ def _python(rootfs: Path | None) -> str:
 
 
 @cache
-def _program(python: str) -> bytes:
-    """`inside.py` compiled by the interpreter that will run it, on the host (the same version may differ from ours)."""
+def _modules(of_host: bool) -> dict[str, bytes]:
+    """The program's modules: compiled when the interpreter that will run them is the host's, else as they are."""
+    sources = {name: (_INSIDE / f"{name}.py").read_bytes() for name in MODULES}
+    if not of_host:
+        return sources
     code = (
         "import sys, importlib._bootstrap_external as b;"
-        "c = compile(sys.stdin.buffer.read(), 'inside', 'exec', optimize=2);"
+        "c = compile(sys.stdin.buffer.read(), sys.argv[1], 'exec', optimize=2);"
         "sys.stdout.buffer.write(b._code_to_timestamp_pyc(c))"
     )
-    interpreter = "/" + python if Path("/" + python).exists() else sys.executable
-    return subprocess.run([interpreter, "-I", "-S", "-c", code], input=_INSIDE.read_bytes(), capture_output=True, check=True).stdout
+
+    def compiled(name: str, source: bytes) -> bytes:
+        line = ["/" + _python(None), "-I", "-S", "-c", code, name]
+        return subprocess.run(line, input=source, capture_output=True, check=True).stdout
+
+    return {name: compiled(name, source) for name, source in sources.items()}

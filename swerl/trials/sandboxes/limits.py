@@ -6,6 +6,7 @@ processes, file size and open files (rlimits), and the size of the filesystem, s
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 from dataclasses import dataclass
@@ -75,30 +76,43 @@ class Group:
                 continue
             except OSError:
                 gone = False
+            else:
+                with contextlib.suppress(OSError):  # others of this run are still there
+                    path.parent.rmdir()
         return gone
 
 
-def group_root(run_tag: str) -> list[Path]:
+def group_root(run_tag: str, cpu: bool = True) -> list[Path]:
     """Where the groups of a run live, one directory per hierarchy."""
     if _version() == 1:
-        return [CGROUP_ROOT / name / f"swerl-{run_tag}" for name in ("memory", "pids", "cpu") if (CGROUP_ROOT / name).is_dir()]
+        names = ("memory", "pids", "cpu") if cpu and (CGROUP_ROOT / "cpu").is_dir() else ("memory", "pids")
+        return [CGROUP_ROOT / name / f"swerl-{run_tag}" for name in names]
     return [CGROUP_ROOT / f"swerl-{run_tag}"] if _version() == 2 else []
 
 
 def make_group(run_tag: str, name: str, limits: Limits) -> Group:
     """Raises OSError when the machine has control groups and they do not take the limits: a limit that was promised must hold."""
     paths = []
-    for root in group_root(run_tag):
-        if not root.is_dir():
-            root.mkdir(exist_ok=True)
-            if _version() == 2:
-                _write(root / "cgroup.subtree_control", "+memory +pids" + (" +cpu" if limits.cpus else ""))
+    for root in group_root(run_tag, cpu=limits.cpus > 0):
         path = root / name
-        path.mkdir(exist_ok=True)
+        _make_dirs(path, cpu=limits.cpus > 0)
         paths.append(path)
         for file, value in _settings(path, limits):
             _write(path / file, value)
     return Group(tuple(paths))
+
+
+def _make_dirs(path: Path, cpu: bool) -> None:
+    for _ in range(100):
+        path.parent.mkdir(exist_ok=True)
+        try:
+            if _version() == 2:
+                _write(path.parent / "cgroup.subtree_control", "+memory +pids" + (" +cpu" if cpu else ""))
+            path.mkdir(exist_ok=True)
+            return
+        except FileNotFoundError:  # the last sandbox of this run went just now and took the parent with it
+            continue
+    raise OSError(f"{path.parent} is removed as fast as it is made")
 
 
 def _settings(path: Path, limits: Limits) -> list[tuple[str, str]]:

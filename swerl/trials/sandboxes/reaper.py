@@ -59,7 +59,7 @@ def _ours(process: psutil.Process, run_tag: str) -> bool:
         line = process.cmdline()
     except psutil.Error:
         return False
-    return PROGRAM in line and line[-1:] == [run_tag]
+    return any(word.startswith(PROGRAM) for word in line) and line[-1:] == [run_tag]
 
 
 def _in_groups(run_tag: str) -> set[int]:

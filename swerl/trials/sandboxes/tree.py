@@ -1,4 +1,4 @@
-"""Files in and out of a sandbox as a stream of entries that no link can redirect. The sandbox's end of it is in `inside.py`.
+"""Files in and out of a sandbox as a stream of entries that no link can redirect. The sandbox's end of it is in `inside`.
 
 An entry is: kind u8 (`d` directory, `f` file, `l` link, `x` gone) | mode u32 | size u64 | name length u16 | name | body (size bytes; for a link its
 target). Names are relative. What comes out of a sandbox is untrusted: `Unpacker` raises on absolute names, ".." and anything that would be
@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 _HEAD = struct.Struct("<cIQH")
 _CHUNK = 1 << 16
+_DEEPEST = 100  # directories below each other; deeper trees break the tools that clean up after us
 _KNOWN = 0o1000000  # in an entry's mode: the sandbox's baseline knew the name
 
 
@@ -138,8 +139,8 @@ class Unpacker:
 
     def _entry(self, kind: bytes, mode: int, size: int, name: str, link: str) -> None:
         path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
-            raise UnsafeEntry(f"refused name {name!r}")
+        if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name or len(path.parts) > _DEEPEST:
+            raise UnsafeEntry(f"refused name {name[:200]!r}")
         if kind == b"x":
             self._gone.append(name)
             return

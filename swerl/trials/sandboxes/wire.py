@@ -1,4 +1,4 @@
-"""The runner's end of a sandbox's socket: request and answer by id, output streamed as it comes. See `inside.py` for the frames.
+"""The runner's end of a sandbox's socket: request and answer by id, output streamed as it comes. See `inside` for the frames.
 
 `Channel` belongs to one event loop. Every method raises `SandboxDied` when the sandbox ends first and `SandboxRefused` when process 1
 answers with a failure. Cancelling `run` kills the command's process group inside before the cancellation goes on.

@@ -1,0 +1,64 @@
+"""Budget, breaker and quarantine."""
+
+import pytest
+
+from swerl.runs.events import EventLog, read_events
+from swerl.trials.breaker import QUARANTINE_AFTER, Breaker, BreakerOpen
+
+
+@pytest.fixture
+def events(tmp_path):
+    return EventLog(tmp_path / "events.jsonl", "runner")
+
+
+def test_failures_of_one_kind_in_a_row_open_it_with_the_first_cause(events):
+    breaker = Breaker(3, 1.0, 64, events)
+    for number in range(3):
+        breaker.check()
+        breaker.failed(f"task{number}", "SandboxStartFailed", f"trial{number}", f"reason {number}")
+    with pytest.raises(BreakerOpen, match="SWERL-T041.*trial0: reason 0"):
+        breaker.check()
+    assert [event["kind"] for event in read_events(events.path)] == ["breaker.open"]
+
+
+def test_a_good_attempt_or_another_kind_starts_the_count_anew(events):
+    breaker = Breaker(2, 1.0, 64, events)
+    breaker.failed("a", "X", "t1", "")
+    breaker.good("b")
+    breaker.failed("a", "X", "t2", "")
+    breaker.failed("a", "Y", "t3", "")
+    breaker.check()
+    breaker.failed("a", "Y", "t4", "")
+    with pytest.raises(BreakerOpen):
+        breaker.check()
+
+
+def test_the_budget_of_a_step(events):
+    breaker = Breaker(100, 0.25, 8, events)
+    breaker.asked("train", 1)
+    assert breaker.allowance("train", 1) == 2
+    assert breaker.may_retry("train", 1, "e") and breaker.may_retry("train", 1, "e")
+    assert breaker.may_retry("train", 2, "e")
+    breaker.check()
+    assert not breaker.may_retry("train", 1, "the last one")
+    with pytest.raises(BreakerOpen, match="SWERL-T040.*the last one"):
+        breaker.check()
+
+
+def test_validation_counts_what_was_asked(events):
+    breaker = Breaker(100, 0.5, 64, events)
+    for _ in range(4):
+        breaker.asked("val", 0)
+    assert breaker.allowance("val", 0) == 2
+
+
+def test_a_task_that_only_fails_is_set_aside(events):
+    breaker = Breaker(100, 1.0, 64, events)
+    breaker.good("fine")
+    for number in range(QUARANTINE_AFTER):
+        assert not breaker.quarantined("bad")
+        breaker.failed("bad", "SandboxBuildFailedError", f"t{number}", "no such file")
+        breaker.failed("fine", "SandboxStartFailed", f"u{number}", "")
+    assert breaker.quarantined("bad") and not breaker.quarantined("fine")
+    assert breaker.quarantine() == ["bad"]
+    assert [event["task"] for event in read_events(events.path)] == ["bad"]

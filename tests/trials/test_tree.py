@@ -1,0 +1,99 @@
+"""File transfer: what goes in comes out, and nothing a sandbox sends is written outside its target."""
+
+import os
+import struct
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from swerl.trials.sandboxes.tree import Unpacker, UnsafeEntry, pack
+
+
+def entry(kind, name, body=b"", mode=0o644, size=None):
+    raw = name.encode()
+    return struct.pack("<cIQH", kind, mode, len(body) if size is None else size, len(raw)) + raw + body
+
+
+def unpack(target, *entries, single=False):
+    unpacker = Unpacker(target, single)
+    try:
+        for data in entries:
+            unpacker.feed(data)
+        return unpacker.close()
+    except BaseException:
+        unpacker.abort()
+        raise
+
+
+def test_a_tree_goes_through_whole(tmp_path):
+    source = tmp_path / "in"
+    (source / "a" / "b").mkdir(parents=True)
+    (source / "a" / "b" / "f").write_bytes(os.urandom(200_000))
+    (source / "run.sh").write_text("#!/bin/sh\n")
+    (source / "run.sh").chmod(0o755)
+    (source / "a" / "link").symlink_to("b/f")
+    received = unpack(tmp_path / "out", *[piece for piece in pack(source) if not piece.endswith(b"\x01\x00.")])
+    assert (tmp_path / "out" / "a" / "b" / "f").read_bytes() == (source / "a" / "b" / "f").read_bytes()
+    assert (tmp_path / "out" / "run.sh").stat().st_mode & 0o777 == 0o755
+    assert os.readlink(tmp_path / "out" / "a" / "link") == "b/f"
+    assert set(received.written) == {"a", "a/b", "a/b/f", "a/link", "run.sh"}
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cuts=st.lists(st.integers(1, 40), min_size=1, max_size=200), body=st.binary(max_size=300))
+def test_the_stream_may_be_cut_anywhere(tmp_path_factory, cuts, body):
+    target = tmp_path_factory.mktemp("out")
+    stream = entry(b"d", "d") + entry(b"f", "d/f", body) + entry(b"l", "d/l", b"f") + entry(b"f", "g", b"") + entry(b"x", "gone")
+    unpacker, at = Unpacker(target, single=False), 0
+    for cut in [*cuts, len(stream)]:
+        unpacker.feed(stream[at : at + cut])
+        at += cut
+    received = unpacker.close()
+    assert (target / "d" / "f").read_bytes() == body
+    assert received.gone == ("gone",)
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "", ".", "d/" * 200 + "f"])
+def test_names_that_leave_the_target_are_refused(tmp_path, name):
+    with pytest.raises(UnsafeEntry):
+        unpack(tmp_path / "out", entry(b"f", name, b"x"))
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("link", ["/etc/passwd", "../x", "a/../../x", "a/../../../etc"])
+def test_links_that_point_outside_are_left_out_and_named(tmp_path, link):
+    received = unpack(tmp_path / "out", entry(b"l", "l", link.encode()))
+    assert received.refused == (f"l -> {link}",) and not os.path.lexists(tmp_path / "out" / "l")
+
+
+def test_nothing_is_written_through_a_link(tmp_path):
+    (tmp_path / "outside").mkdir()
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "dir").symlink_to("../outside")
+    with pytest.raises(UnsafeEntry):
+        unpack(out, entry(b"f", "dir/f", b"x"))
+    with pytest.raises(UnsafeEntry):
+        unpack(out, entry(b"d", "here"), entry(b"l", "inner", b"here"), entry(b"f", "inner/f", b"x"))
+    assert list((tmp_path / "outside").iterdir()) == []
+    (out / "file").symlink_to("../outside/target")
+    unpack(out, entry(b"f", "file", b"x"))  # the link itself is replaced
+    assert not (tmp_path / "outside" / "target").exists() and (out / "file").read_bytes() == b"x"
+
+
+def test_set_id_bits_and_devices_do_not_come_along(tmp_path):
+    unpack(tmp_path / "out", entry(b"f", "f", b"x", mode=0o6755))
+    assert (tmp_path / "out" / "f").stat().st_mode & 0o7000 == 0
+    with pytest.raises(UnsafeEntry):
+        unpack(tmp_path / "out", entry(b"b", "dev"))
+
+
+def test_a_stream_that_stops_early_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="inside an entry"):
+        unpack(tmp_path / "out", entry(b"f", "f", b"abc", size=10))
+
+
+def test_one_file_takes_the_name_it_was_asked_for(tmp_path):
+    unpack(tmp_path / "renamed", entry(b"f", "file", b"x"), single=True)
+    assert (tmp_path / "renamed").read_bytes() == b"x"
