@@ -107,18 +107,51 @@ def load_test_script():
     return module
 
 
-def test_every_test_file_runs_in_exactly_one_place():
-    script = load_test_script()
+@pytest.fixture
+def script(tmp_path):
+    """The test script over a small tree of its own."""
+    module = load_test_script()
+    module.ROOT = tmp_path
+    marked = "import pytest\n\n@pytest.mark.trials\ndef test_a(): ...\n"
+    for name, text in {"runs/test_a.py": "", "data/test_b.py": marked, "trials/test_c.py": "", "redteam/deep/test_d.py": marked}.items():
+        (tmp_path / "tests" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "tests" / name).write_text(text)
+    (tmp_path / "tests" / "fixtures").mkdir()
+    return module
+
+
+def test_every_test_file_runs_in_exactly_one_place(script):
     found = {part.name: part for part in script.parts("all", ())}
-    files = set((PROJECT_ROOT / "tests").rglob("test_*.py"))
-    train = {file for file in files if any(file.is_relative_to(path) for path in found["train"].paths)}
-    trials = {file for file in files if any(file.is_relative_to(path) for path in found["trials"].paths)}
-    assert train | trials == files and not train & trials
-    assert set(found["trials-elsewhere"].paths) <= train, "their marked tests run in the trials environment, the others in train"
-    assert found["train"].marks == "(not trials)" and found["trials-elsewhere"].marks == "(trials)" and found["trials"].marks == ""
+    names = {part.name: sorted(path.name for path in part.paths) for part in found.values()}
+    assert names == {"train": ["data", "runs"], "trials": ["redteam", "trials"], "trials-elsewhere": ["test_b.py"]}
+    assert {part.name: part.marks for part in found.values()} == {"train": "(not trials)", "trials": "", "trials-elsewhere": "(trials)"}
+    assert {part.environment for part in found.values()} == {"train", "trials"} and found["train"].environment == "train"
 
 
-def test_a_place_or_a_word_narrows_the_choice():
-    script = load_test_script()
-    only = script.parts("fast", [PROJECT_ROOT / "tests" / "runs"])
+def test_a_place_or_a_level_narrows_the_choice(script):
+    only = script.parts("fast", [script.ROOT / "tests" / "runs"])
     assert [(part.name, part.marks) for part in only] == [("train", "(not trials) and (not slow and not long)")]
+    only = script.parts("default", [script.ROOT / "tests" / "redteam"])
+    assert [(part.name, part.marks) for part in only] == [("trials", "not long")]
+
+
+def test_the_script_counts_and_its_exit_code_follows(tmp_path):
+    """The script over a tree with one passing, one failing and one skipped test; then over nothing."""
+    for part in ("scripts", "tests/one", "tests/none"):
+        (tmp_path / part).mkdir(parents=True)
+    shutil.copy(PROJECT_ROOT / "scripts" / "test.py", tmp_path / "scripts")
+    (tmp_path / ".venv").symlink_to(PROJECT_ROOT / ".venv")
+    test = tmp_path / "tests" / "one" / "test_one.py"
+    test.write_text("import pytest\ndef test_a(): pass\ndef test_b(): assert False\ndef test_c(): pytest.skip('no')\n")
+
+    def run(*words):
+        command = [sys.executable, str(tmp_path / "scripts" / "test.py"), *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        return done.returncode, done.stdout.splitlines()[-1]
+
+    assert run() == (1, "1 passed, 1 failed, 1 skipped")
+    assert run("default", "test_a") == (0, "1 passed, 0 failed, 0 skipped")
+    assert run("default", "no_such_word") == (1, "0 passed, 0 failed, 0 skipped")
+    test.write_text("this does not parse")
+    code, line = run()
+    assert code == 1 and line == "0 passed, 1 failed, 0 skipped"
