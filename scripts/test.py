@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -58,13 +59,16 @@ def run(part: Part, words: Sequence[str], options: Sequence[str]) -> tuple[Count
     report.parent.mkdir(exist_ok=True)
     report.unlink(missing_ok=True)
     python = ROOT / ".venv" / part.environment / "bin" / "python"
-    command = [str(python), "-m", "pytest", "-q", f"--junitxml={report}", *map(str, part.paths), *options]
+    # A directory of this run alone, removed by rm: pytest's own clean-up recurses, and hostile tests leave trees a thousand deep.
+    scratch = tempfile.mkdtemp(prefix="swerl-t-")
+    command = [str(python), "-m", "pytest", "-q", f"--junitxml={report}", f"--basetemp={scratch}/t", *map(str, part.paths), *options]
     if part.marks:
         command += ["-m", part.marks]
     if words:
         command += ["-k", " or ".join(words)]
     print(f"--- tests in .venv/{part.environment}: {' '.join(path.name for path in part.paths)}", flush=True)
     code = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}).returncode
+    subprocess.run(["rm", "-rf", scratch], check=False)
     counts: Counter[str] = Counter()
     if report.exists():
         for suite in ET.parse(report).getroot().iter("testsuite"):

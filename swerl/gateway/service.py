@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
+import socket
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 
+import psutil
 from aiohttp import web
 
 from swerl.errors import SwerlError, fail
@@ -31,6 +33,7 @@ from swerl.gateway.tree import Tokens
 from swerl.runs.events import EventLog
 from swerl.runs.services import announce
 
+_WILDCARDS = ("0.0.0.0", "::")  # bound everywhere, reachable under a name only
 _ADMIN_HOST = "127.0.0.1"
 _START_CACHE_TOKENS = 4_000_000
 
@@ -60,6 +63,9 @@ class Gateway:
         admin = AdminSurface(self.admin_token, self.store, self.gate, self.metrics, self.ended.set)
         self.admin_url = await self._listen(admin.app(), _ADMIN_HOST, 0)
         self.public_url = await self._listen(public.app(), settings.host, settings.port)
+        if settings.host in _WILDCARDS:
+            name = settings.advertised_host or first_address()
+            self.public_url = self.public_url.replace(f"//{settings.host}:", f"//{name}:")
         if settings.engine_url is not None:
             await self.gate.register(EngineSpec("vllm", settings.engine_url.rstrip("/"), "", 0))
         self._loading = asyncio.create_task(self._load_parsers())
@@ -109,6 +115,12 @@ class Gateway:
             self.ended.set()
         else:
             self.events.emit("gateway.parsers_ready", tool_parser=self.reader.tool_parser)
+
+
+def first_address() -> str:
+    """The first IPv4 address of this host that others can reach; loopback where there is none."""
+    addresses = [a.address for found in psutil.net_if_addrs().values() for a in found if a.family == socket.AF_INET]
+    return next((address for address in addresses if not address.startswith("127.")), "127.0.0.1")
 
 
 async def serve(settings: GatewaySettings, reader: AnswerReader | None = None) -> None:

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 class GatewaySettings:
     """``window_tokens`` bounds prompt plus answer; ``prompt_tokens`` the first prompt of a session and ``response_tokens`` everything after
     it (None: only the window bounds them). ``disconnect_grace_s``: how long a generation goes on without a client before it is aborted;
-    an SDK's retry comes within it and gets the answer."""
+    an SDK's retry comes within it and gets the answer. ``advertised_host`` is the name agents are told when ``host`` is a wildcard."""
 
     model_path: Path
     journal_dir: Path
     events_path: Path
     services_path: Path | None = None
     host: str = "127.0.0.1"
+    advertised_host: str = ""
     port: int = 0
     served_model: str = "policy"
     chat_template: Path | None = None
@@ -46,6 +47,7 @@ def settings_from(cfg: RunConfig, run_dir: Path, engine_url: str | None = None) 
         events_path=run_dir / "events" / "gateway.jsonl",
         services_path=run_dir / "services.json",
         host=cfg.infrastructure.bind_host,
+        advertised_host=cfg.infrastructure.node0_ip,
         port=cfg.infrastructure.litellm_port,
         served_model=cfg.model.served_model_name,
         chat_template=cfg.model.chat_template,

@@ -46,7 +46,8 @@ class EnvironmentsExist(Check):
     def run(self, ctx: Context) -> Iterator[Finding]:
         for key, venv, _ in _environments(ctx):
             if not (venv / "bin" / "python").exists():
-                yield self.found(f"no Python environment at {venv}", ctx.source(key))
+                remedy = f"run `{ctx.cfg.environment.bootstrap_script}`"
+                yield self.found(f"no Python environment at {venv}", ctx.source(key), remedy=remedy)
             else:
                 yield Fact(str(venv))
 

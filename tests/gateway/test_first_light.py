@@ -77,3 +77,12 @@ def test_the_first_prompt_is_what_transformers_renders(model_dir, vllm_reader):
         messages, tools=TOOLS, add_generation_prompt=True, return_dict=False
     )
     assert ChatTemplate(model_dir).prompt([Message(m["role"], m["content"]) for m in messages], TOOLS) == theirs
+
+
+def test_a_gateway_bound_everywhere_tells_agents_an_address(tmp_path, model_dir, vllm_reader):
+    async def announced(name: str, **options) -> str:
+        async with running(tmp_path / name, model_dir, vllm_reader, says, host="0.0.0.0", **options) as kit:
+            return kit.gateway.public_url
+
+    assert "//10.1.2.3:" in asyncio.run(announced("named", advertised_host="10.1.2.3"))
+    assert "//0.0.0.0:" not in asyncio.run(announced("unnamed"))
