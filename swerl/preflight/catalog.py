@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from swerl.preflight import batch, clusters, configuration, environments, gpus, host, policy, resume, sandbox, tasks, templates, training
+from swerl.preflight import (
+    batch,
+    clusters,
+    configuration,
+    environments,
+    gpus,
+    host,
+    machine,
+    policy,
+    resume,
+    sandbox,
+    tasks,
+    templates,
+    training,
+)
 from swerl.preflight.check import Check
 
 CHECKS: tuple[Check, ...] = (
@@ -16,6 +30,7 @@ CHECKS: tuple[Check, ...] = (
     *clusters.CHECKS,
     *gpus.CHECKS,
     *host.CHECKS,
+    *machine.CHECKS,
     *environments.CHECKS,
     *resume.CHECKS,
 )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import orjson
+
+from swerl.config import dump_resolved
 from swerl.data.hashing import task_hash
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.context import Context
@@ -17,6 +21,7 @@ from swerl.preflight.taskfiles import SCAN_S, missing_part
 
 SPLITS = ("train", "val")
 HASHED_TASKS = 64  # of each split, evenly spread: hashing reads every file of a task
+TRIED_TASKS = 2
 _SHOWN = 3
 
 # A verifier that fetches something when it grades: without network it fails, and the failure looks like an unsolved task.
@@ -263,6 +268,37 @@ class SolutionsExist(Check):
                 )
 
 
+class TasksAreSound(Check):
+    id = "SWERL-P411"
+    family = "data"
+    title = "tasks, tried"
+    asks = f"the gold solution is rewarded and doing nothing is not, on {TRIED_TASKS} tasks of each split in the configured sandbox"
+    remedy = "`swerl doctor` names every unsound task and says what its trials said; mend them, or drop them from their index"
+    live = True
+    slow = True
+    budget_s = 180.0
+    faults = (53,)
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        ctx.rows("train"), ctx.rows("val")
+        python = ctx.cfg.environment.trials_venv_path / "bin" / "python"
+        if not python.exists():
+            raise NotApplicable("the trials environment is missing (SWERL-P801)")
+        with tempfile.TemporaryDirectory(prefix="swerl-preflight-") as scratch:
+            resolved = Path(scratch) / "resolved.json"
+            resolved.write_bytes(dump_resolved(ctx.cfg))
+            command = [str(python), "-P", "-m", "swerl.trials.doctor", "--config", str(resolved), "--tasks", str(TRIED_TASKS)]
+            answer = ctx.ask(command, timeout_s=170.0)
+        if not answer.ok:
+            said = [line for line in (answer.err or answer.out).splitlines() if line.strip()]
+            yield self.found(f"the doctor could not examine: {said[-1] if said else answer.code}", str(ctx.cfg.data.data_dir))
+            return
+        report = orjson.loads(answer.out.strip().splitlines()[-1])
+        for task in report["unsound"]:
+            yield self.found(f"{task['task']} is not sound: {task['verdict'].replace('_', ' ')}", str(ctx.cfg.data.data_dir))
+        yield Fact(", ".join(f"{number} {verdict.replace('_', ' ')}" for verdict, number in report["counts"].items()))
+
+
 def spread(rows: list[Row], limit: int) -> list[Row]:
     """At most ``limit`` rows, evenly over the index, the same ones each time."""
     return rows if len(rows) <= limit else [rows[i * len(rows) // limit] for i in range(limit)]
@@ -279,4 +315,5 @@ CHECKS = (
     PathIsKept(),
     NamesDoNotShadow(),
     SolutionsExist(),
+    TasksAreSound(),
 )

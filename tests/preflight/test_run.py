@@ -38,6 +38,19 @@ def test_parser_reads_back_what_the_template_writes(site, site_module):
     assert site.preflight(only=["SWERL-P110"]).ids == {"SWERL-P110"}
 
 
+@pytest.mark.slow
+@pytest.mark.trials
+def test_tasks_are_tried(site, site_module):
+    """Oracle and no-op in real sandboxes: sound tasks pass, one that rewards doing nothing is named."""
+    report = site.preflight(only=["SWERL-P411"])
+    assert report.ok and "4 sound" in report.results[0].facts[0], report.render()
+    script = site.train[0] / "tests" / "test.sh"
+    script.write_text("#!/bin/bash\nmkdir -p /logs/verifier\necho 1 > /logs/verifier/reward.txt\n")
+    site.index()
+    report = site.preflight(only=["SWERL-P411"])
+    assert report.ids == {"SWERL-P411"} and "train-0 is not sound: nop passes" in report.fatal[0].message
+
+
 def test_nothing_is_written(site):
     """Not a byte below the site, whatever is checked."""
 
