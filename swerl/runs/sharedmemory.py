@@ -8,7 +8,7 @@ the run has it mapped or open. What is seen is written to the run directory (nam
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,7 @@ from swerl.runs.process import PROC, every_process
 from swerl.runs.rundir import read_json, write_json
 
 SHM = Path("/dev/shm")
-_MAPPED = re.compile(rb"^\S+ \S+ \S+ \S+ (\d+) +/dev/shm/([^\n]+?)$", re.MULTILINE)
-_DELETED = " (deleted)"
+_MAPPED = re.compile(rb"^\S+ \S+ \S+ \S+ (\d+) +/dev/shm/", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +41,26 @@ class NewSegments:
 
 
 def in_use(pids: Iterable[int]) -> set[Segment]:
-    """Segments that the processes have mapped or open, and that still have a name."""
-    found: set[Segment] = set()
+    """Segments that the processes have mapped or open, and that have a name now. Known by inode: a named semaphore is mapped under the
+    temporary name it was made with, which is gone."""
+    inodes: set[int] = set()
     for pid in pids:
         try:
-            for inode, name in _MAPPED.findall((PROC / str(pid) / "maps").read_bytes()):
-                text = name.decode("utf-8", "surrogateescape")
-                if not text.endswith(_DELETED):
-                    found.add(Segment(text, int(inode)))
+            inodes.update(map(int, _MAPPED.findall((PROC / str(pid) / "maps").read_bytes())))
             for entry in (PROC / str(pid) / "fd").iterdir():
-                target = str(entry.readlink())
-                if target.startswith(f"{SHM}/") and not target.endswith(_DELETED):
-                    found.add(Segment(target.removeprefix(f"{SHM}/"), entry.stat().st_ino))
+                if str(entry.readlink()).startswith(f"{SHM}/"):
+                    inodes.add(entry.stat().st_ino)
         except OSError:
             continue  # it ended while being looked at, or is another user's: then its segments are not the run's
-    return found
+    return {segment for segment in _named() if segment.inode in inodes}
+
+
+def _named() -> Iterator[Segment]:
+    for path in SHM.iterdir():
+        try:
+            yield Segment(path.name, path.lstat().st_ino)
+        except FileNotFoundError:
+            continue
 
 
 def remember(record: Path, segments: set[Segment]) -> None:

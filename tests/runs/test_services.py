@@ -1,6 +1,7 @@
 """services.json with several writers, and shared memory with several users."""
 
 import http.server
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -71,6 +72,12 @@ def test_segments_are_seen_in_use_and_removed_only_when_nobody_uses_them(tmp_pat
     finally:
         segment.close()
         (sharedmemory.SHM / segment.name).unlink(missing_ok=True)
+
+
+def test_a_named_semaphore_is_seen_although_it_is_mapped_under_another_name():
+    semaphore = multiprocessing.get_context("spawn").Semaphore()  # only spawn keeps the name, for the child to open
+    name = semaphore._semlock.name.lstrip("/")
+    assert f"sem.{name}" in {segment.name for segment in sharedmemory.in_use([os.getpid()])}
 
 
 def test_a_later_file_of_the_same_name_is_not_removed(tmp_path):
