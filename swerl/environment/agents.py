@@ -50,7 +50,12 @@ def fetch_agents(agents: list[Agent], out: Path, read: Callable[[str], bytes] | 
         if (found := hashlib.sha512(data).hexdigest()) != agent.sha512:
             message = f"{agent.name} {agent.version} has sha512 {found[:16]}…, the table says {agent.sha512[:16]}…"
             raise fail("SWERL-E033", message, "trust the table: fetch again, and ask why if it stays so", agent.url)
-        _unpack(data, agent, out / agent.name)
+        try:
+            _unpack(data, agent, out / agent.name)
+        except tarfile.TarError as error:
+            raise fail(
+                "SWERL-E033", f"{agent.name} {agent.version} cannot be unpacked: {error}", "take it out of the table", agent.url
+            ) from error
     sums = {str(p.relative_to(out)): file_sha256(p) for p in sorted(out.rglob("*")) if p.is_file() and not p.is_symlink()}
     (out / "SHA256SUMS").write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()), encoding="utf-8")
     listed = {a.name: {"version": a.version, "url": a.url, "sha512": a.sha512} for a in agents}

@@ -103,8 +103,9 @@ def build_command(request: Request, context: Path, arguments: dict[str, str]) ->
     file = str(context / "containers" / f"{request.target}.Containerfile")
     if request.engine == "docker":
         return ["docker", "build", "--network", "host", "--tag", request.tag, "--file", file, *options, str(context)]
-    fixed = ["--timestamp", str(request.epoch_s), "--isolation", "chroot", "--format", "docker", "--network", "host", "--layers=false"]
-    return ["buildah", "build", *fixed, "--tag", request.tag, "--file", file, *options, str(context)]
+    fixed = ["--timestamp", str(request.epoch_s), "--format", "docker", "--layers=false", "--force-rm"]
+    here = ["--isolation", "chroot", "--network", "host"]
+    return ["buildah", "build", *fixed, *here, "--tag", request.tag, "--file", file, *options, str(context)]
 
 
 def sandbox_requirements(project: Path) -> str:
