@@ -128,6 +128,15 @@ def _attention(v: Values, _: str | None) -> str:
     return given if given != "auto" else ("flash_attention_2" if v["training"]["use_remove_padding"] else "sdpa")
 
 
+def _log_prob_micro_batch(v: Values) -> int:
+    """Twice the trainer's, unless fixed batches would not divide: absent groups can shorten a step to one mini-batch."""
+    t, i = v["training"], v["infrastructure"]
+    ranks = max(1, i["nnodes"] * i["ngpus_per_node"] // t["sp_size"])
+    twice = 2 * t["micro_batch_size_per_gpu"]
+    divides = t["train_prompt_mini_batch_size"] * t["n_resp_per_prompt"] // ranks % twice == 0
+    return twice if t["use_dynamic_bsz"] or divides else t["micro_batch_size_per_gpu"]
+
+
 def _sandbox_dir(v: Values, _: str | None) -> str:
     return v["harbor_runtime"]["sandbox"]["work_dir"] or f"{_run_dir(v)}/sandboxes"
 
@@ -148,9 +157,7 @@ AUTO: Mapping[str, Callable[[Values, str | None], Any]] = MappingProxyType(
         "vllm.max_num_batched_tokens": _batched_tokens,
         "vllm.kv_cache_gb": _or("vllm", "kv_cache_gb", lambda _: 1),
         "vllm.block_size": _or("vllm", "block_size", _on_cpu(16)),
-        "training.log_prob_micro_batch_size_per_gpu": _or(
-            "training", "log_prob_micro_batch_size_per_gpu", lambda v: 2 * v["training"]["micro_batch_size_per_gpu"]
-        ),
+        "training.log_prob_micro_batch_size_per_gpu": _or("training", "log_prob_micro_batch_size_per_gpu", _log_prob_micro_batch),
         "training.max_token_len_per_gpu": _or(
             "training",
             "max_token_len_per_gpu",
