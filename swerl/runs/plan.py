@@ -42,4 +42,4 @@ class Plan:
     restart_delay_s: float = 0.5
     stop_deadline_s: float = 3600.0
     sweep_grace_s: float = 3.0
-    tick_s: float = 0.1
+    tick_s: float = 0.2

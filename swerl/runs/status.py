@@ -12,6 +12,7 @@ import psutil
 from swerl.runs.display import duration
 from swerl.runs.events import read_events
 from swerl.runs.feed import RESOLVE_RATE
+from swerl.runs.memory import used_mb
 from swerl.runs.metrics import Row, read_metrics
 from swerl.runs.registry import Registry, Run
 from swerl.runs.rundir import RunDir
@@ -130,10 +131,10 @@ def _process(name: str, pid: int, alive: bool, since: float) -> ProcessStatus:
     if alive:
         try:
             parent = psutil.Process(pid)
-            memory = sum(p.memory_info().rss for p in [parent, *parent.children(recursive=True)])
+            memory = used_mb([pid, *(child.pid for child in parent.children(recursive=True))])
         except psutil.NoSuchProcess:
             alive = False
-    return ProcessStatus(name, pid, alive, memory >> 20, since)
+    return ProcessStatus(name, pid, alive, memory, since)
 
 
 def _recent_step_s(rows: list[Row]) -> float | None:
