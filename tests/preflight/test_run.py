@@ -175,3 +175,20 @@ def test_program_that_hangs_is_ended_with_its_children(site, tmp_path: Path):
         time.sleep(0.05)
     assert not Path(f"/proc/{child}/cmdline").exists() or Path(f"/proc/{child}/cmdline").read_bytes() == b""
     assert site.context().ask(["no-such-program"], timeout_s=1.0).code is None
+
+
+@pytest.mark.parametrize("profile", sorted(p.stem for p in (PROJECT / "profiles").glob("*.yaml")))
+def test_no_false_alarm_on_a_shipped_profile(site, profile: str):
+    """With a healthy policy and data on the hardware it names, a profile's own numbers give nothing fatal and no warning."""
+    site.gpus(8)
+    site.sets = {k: v for k, v in site.sets.items() if not k.startswith(("training.", "harbor_runtime."))}
+    sets = {k: v if isinstance(v, str) else json.dumps(v) for k, v in site.sets.items()}
+    report = run_file(
+        PROJECT / "config.yaml",
+        profile,
+        sets,
+        skip=["environment", "host", "data", "SWERL-P106", "SWERL-P502"],
+        env=site.env,
+        host=site.host(),
+    )
+    assert not report.fatal and not report.warnings, report.render()
