@@ -74,14 +74,14 @@ class Run:
         log = (self.dir.root.parent / f"{self.dir.id}.out").open("ab")
         self.process = subprocess.Popen(self.command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
-    def wait(self, timeout_s: float = 600) -> int:
+    def wait(self, timeout_s: float = 1200) -> int:
         assert self.process is not None
         return self.process.wait(timeout_s)
 
     def events(self, source: str) -> list[dict]:
         return list(read_events(self.dir.events_of(source)))
 
-    def await_event(self, source: str, kind: str, timeout_s: float = 300, **fields) -> dict:
+    def await_event(self, source: str, kind: str, timeout_s: float = 900, **fields) -> dict:
         """The first such event since the last start; fails, with the command's output, when the command ends or time is up."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
