@@ -20,6 +20,7 @@ _NAMED = re.compile(
 )
 _BEARER = re.compile(r"(?i)\b(?P<name>bearer\s+)(?P<value>[\w.~+/=-]{8,})")
 _SESSION = re.compile(r"(?P<name>/t/)(?P<value>[\w-]{16,})")  # a session's key in a gateway address
+_PLACE = re.compile(r"[\w./-]+\.ya?ml:\d+:\d+|default")  # where a key's value came from, not the value
 _URL_PASSWORD = re.compile(r"(?P<name>\b\w+://[^\s/:@]*:)(?P<value>[^\s/@]{3,})(?=@)")
 
 
@@ -40,7 +41,7 @@ def redact(text: str, secrets: list[str]) -> str:
     for secret in secrets:
         text = text.replace(secret, HIDDEN)
     for pattern in (_NAMED, _BEARER, _SESSION, _URL_PASSWORD):
-        text = pattern.sub(lambda m: m[0] if m["value"] in _public() else m["name"] + HIDDEN, text)
+        text = pattern.sub(lambda m: m[0] if m["value"] in _public() or _PLACE.fullmatch(m["value"]) else m["name"] + HIDDEN, text)
     return text
 
 

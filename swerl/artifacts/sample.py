@@ -15,9 +15,10 @@ FILE_LIMIT_BYTES = 1 << 20
 
 
 def choose(trials: list[Trial], limit: int) -> list[Trial]:
-    """At most ``limit`` trials, taking turns between kinds: resolved, unresolved and ungraded of each split, newest weights first."""
+    """At most ``limit`` trials, taking turns between kinds: resolved, unresolved and ungraded of each split, newest weights and other tasks
+    first."""
     groups: dict[tuple[str, str], list[Trial]] = {}
-    for trial in sorted(trials, key=lambda t: (-t.step, t.task, t.sample)):
+    for trial in sorted(trials, key=lambda t: (-t.step, t.sample, t.task)):
         kind = "ungraded" if not trial.graded else "resolved" if trial.resolved else "unresolved"
         groups.setdefault((trial.split, kind), []).append(trial)
     chosen: list[Trial] = []

@@ -237,7 +237,15 @@ def test_named_secrets_are_redacted(text: str):
 
 
 @pytest.mark.parametrize(
-    "text", ["response_tokens: 123456789", "max_tokens=4096000", "turns/mean: 2.5", "step:8 - actor/lr:0.0002", "the secret of success"]
+    "text",
+    [
+        "response_tokens: 123456789",
+        '"credentials.wandb_api_key": "config.yaml:105:3"',
+        "max_tokens=4096000",
+        "turns/mean: 2.5",
+        "step:8 - actor/lr:0.0002",
+        "the secret of success",
+    ],
 )
 def test_ordinary_text_is_kept(text: str):
     assert redact(text, []) == text
