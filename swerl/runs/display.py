@@ -70,7 +70,7 @@ def summary(progress: Progress) -> str:
     """Where the run stands, on one line."""
     parts = [progress.phase]
     if progress.trials:
-        parts.append(f"{progress.trials} trials")
+        parts.append(f"{progress.trials} settled")
     parts.append(f"for {duration(time.monotonic() - progress.phase_since)}")
     if progress.step is not None:
         parts.append(f"| step {progress.step}" + (f" of {progress.total_steps} done" if progress.total_steps else " done"))

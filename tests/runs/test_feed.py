@@ -35,7 +35,7 @@ def test_events_are_told_in_order_of_time_and_set_the_phase(tmp_path):
     runner.emit("some.unknown.kind", x=1)
     assert feed.poll() == ["trainer started (pid 7)", "continues from the checkpoint of step 6"]
     assert (feed.progress.phase, feed.progress.trials, feed.progress.step) == ("step 7: trials", 1, 6)
-    assert "1 trials" in summary(feed.progress) and "step 6 done" in summary(feed.progress)
+    assert "1 settled" in summary(feed.progress) and "step 6 done" in summary(feed.progress)
 
 
 def test_a_quiet_run_says_where_it_stands(tmp_path):
