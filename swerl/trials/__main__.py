@@ -33,11 +33,7 @@ async def serve(settings: RunnerSettings) -> None:
 @click.option("--run-dir", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
 def main(run_dir: Path) -> None:
     try:
-        settings = settings_from(load_resolved(run_dir / "resolved.json"), run_dir.resolve())
-        docker_host = settings.harbor["environment"].get("env", {}).pop("DOCKER_HOST", None)
-        if docker_host:  # for the docker client in this process, not for the agent in its sandbox
-            os.environ["DOCKER_HOST"] = docker_host
-        asyncio.run(serve(settings))
+        asyncio.run(serve(settings_from(load_resolved(run_dir / "resolved.json"), run_dir.resolve())))
     except SwerlError as error:
         print(error, file=sys.stderr)
         sys.exit(1)

@@ -1,7 +1,7 @@
 """Pointing an agent at the gateway: base URL, key and model name in the form each of Harbor's agents wants.
 
-The session's key travels in environment variables that Harbor knows to be secret (it scrubs them from every file of the trial), never in the
-URL, which Harbor writes down. An agent that runs inside the sandbox reaches the gateway where the sandbox shows it.
+The session's key travels in environment variables that Harbor knows to be secret (it scrubs them from every file of the trial), never in
+the URL, which Harbor writes down. An agent that runs inside the sandbox reaches the gateway where the sandbox shows it.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def agent_config(agent: Mapping[str, Any], *, public_url: str | None, inside_url
     kwargs = dict(given.pop("kwargs", {}))
     if cls.options_model is not None:  # the agent declares its options and refuses others
         kwargs = {name: value for name, value in kwargs.items() if name in cls.options_model.model_fields}
-    env = {**given.pop("env", {}), **{name: key for name in wire.keys}}
+    env = {**given.pop("env", {}), **dict.fromkeys(wire.keys, key)}
     return AgentConfig(
         **given,
         model_name=model if wire.prefix is None else f"{wire.prefix}/{model}",

@@ -1,4 +1,4 @@
-"""One attempt of a trial: one gateway session, one fresh sandbox, one Harbor trial. What it left is returned as evidence, never judged here.
+"""One attempt of a trial: one gateway session, one fresh sandbox, one Harbor trial. What it left is returned as evidence.
 
 Order that always holds: session opened → sandbox → agent, on our clock → agent's processes ended and its way out closed → session closed →
 verifier → sandbox gone. Each step back happens on every path, cancellation included.

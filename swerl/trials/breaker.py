@@ -1,4 +1,4 @@
-"""When failures pile up: retries have a budget per step, one kind of failure in a row opens the breaker, tasks that only fail are set aside.
+"""When failures pile up: a budget of retries per step, a breaker for one kind of failure in a row, and tasks that only fail set aside.
 
 An open breaker ends the step loudly: every request is answered with the first cause and its evidence instead of a result, so that the run
 stops rather than train on what is left. It stays open until the runner is started again.

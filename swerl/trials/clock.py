@@ -17,7 +17,7 @@ PROBE_S = 1.0
 
 
 class OutOfTime(asyncio.TimeoutError):
-    """The coroutine used up its time and has been cancelled. A TimeoutError, which is what Harbor expects from a phase that took too long."""
+    """The coroutine used up its time and has been cancelled. Harbor takes any TimeoutError as a phase that took too long."""
 
 
 class GatewayWatch:
@@ -63,7 +63,7 @@ class GatewayWatch:
         try:
             async with http.get(self._url() + "/health/liveliness") as answer:
                 return answer.status < 500
-        except (aiohttp.ClientError, OSError, asyncio.TimeoutError, RuntimeError):  # RuntimeError: it has not announced itself yet
+        except (aiohttp.ClientError, OSError, RuntimeError):  # RuntimeError: it has not announced itself yet
             return False
 
 

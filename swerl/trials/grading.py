@@ -1,9 +1,9 @@
 """Grading that the agent cannot prepare: its changes, screened, in a sandbox it has never been in. Harbor verifier by import path.
 
 `FreshVerifier.verify` takes the agent's changes to the working directory out of its sandbox (whose other processes have ended), drops what
-`screening` names, lays the rest over a fresh sandbox of the same task, and lets Harbor's own verifier run the task's tests there: no network,
-PATH and Python start-up as the task has them, /tests and /logs/verifier empty before. An agent whose work cannot be taken out, because it is
-larger than a fix can be or because it used up its sandbox, has done nothing: `SandboxExhausted`.
+`screening` names, lays the rest over a fresh sandbox of the same task, and lets Harbor's own verifier run the task's tests there: no
+network, PATH and Python start-up as the task has them, /tests and /logs/verifier empty before. An agent whose work cannot be taken out,
+because it is larger than a fix can be or because it used up its sandbox, has done nothing: `SandboxExhausted`.
 
 In a sandbox that cannot say what changed (another backend, or shared mode asked for), Harbor's verifier runs where the agent ran.
 """

@@ -1,9 +1,9 @@
 """`trials/journal.jsonl`: what was started and what came of it, one JSON object a line. One writer; every line is on disk before it counts.
 
 Kinds: ``attempt`` (identity, attempt number, trial name: written before the attempt begins, so that a restart gives the next attempt a new
-name and session) and ``settled`` (a TrialResult). A line that a killed writer tore is skipped by readers and closed off by the next writer.
-A trial whose outcome the infrastructure or a cancellation decided is recorded too, and run again when a later runner is asked for it, so the
-last ``settled`` line of an identity counts. All others are final: there is one line of them.
+name and session) and ``settled`` (a TrialResult). A line that a killed writer tore is skipped by readers and closed off by the next
+writer. A trial whose outcome the infrastructure or a cancellation decided is recorded too, and run again when a later runner is asked for
+it, so the last ``settled`` line of an identity counts. All others are final: there is one line of them.
 """
 
 from __future__ import annotations

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Literal
 
 
-class Outcome(str, Enum):
+class Outcome(StrEnum):
     COMPLETED = "completed"
     MAX_TURNS = "max_turns"
     CONTEXT_OVERFLOW = "context_overflow"
@@ -67,23 +67,42 @@ MEANING: Mapping[Outcome, Meaning] = MappingProxyType(
 ENDED_BY: Mapping[Outcome, frozenset[str]] = MappingProxyType(
     {
         Outcome.CONTEXT_OVERFLOW: frozenset(
-            {"ContextOverflow", "ContextWindowExceededError", "ContextLengthExceededError", "OutputTokenExceededError", "OutputLengthExceededError"}
+            {
+                "ContextWindowExceededError",
+                "ContextLengthExceededError",
+                "OutputTokenExceededError",
+                "OutputLengthExceededError",
+            }
         ),
         Outcome.AGENT_TIMEOUT: frozenset({"AgentTimeoutError"}),
         Outcome.AGENT_ERROR: frozenset(
-            {"NonZeroAgentExitCodeError", "AgentSafetyRefusalError", "ContentPolicyViolationError", "SandboxExhausted", "AgentProtocolError"}
+            {
+                "NonZeroAgentExitCodeError",
+                "AgentSafetyRefusalError",
+                "ContentPolicyViolationError",
+                "AgentProtocolError",
+                "SandboxExhausted",
+            }
         ),
         Outcome.VERIFIER_TIMEOUT: frozenset({"VerifierTimeoutError"}),
         Outcome.ENV_FAILED: frozenset(
             {
-                "EnvironmentStartTimeoutError", "SandboxBuildFailedError", "SandboxStartFailed", "HealthcheckError", "AgentSetupTimeoutError",
-                "AddTestsDirError", "DownloadVerifierDirError", "RewardFileNotFoundError", "RewardFileEmptyError", "VerifierOutputParseError",
+                "EnvironmentStartTimeoutError",
+                "SandboxBuildFailedError",
+                "SandboxStartFailed",
+                "HealthcheckError",
+                "AgentSetupTimeoutError",
+                "AddTestsDirError",
+                "DownloadVerifierDirError",
+                "RewardFileNotFoundError",
+                "RewardFileEmptyError",
+                "VerifierOutputParseError",
                 "GradingSandboxFailed",
             }
         ),
         Outcome.CANCELLED: frozenset({"CancelledError"}),
     }
-)  # fmt: skip
+)
 _OUTCOME_OF: Mapping[str, Outcome] = MappingProxyType({name: outcome for outcome, names in ENDED_BY.items() for name in names})
 
 # The agent brought its own sandbox down: that is a verdict of nothing done, not a failure of ours. An agent must gain nothing by it.

@@ -1,5 +1,6 @@
-"""From a request to a settled result: one trial per identity, so many at once, retries for infrastructure only, every result in the journal.
+"""From a request to a settled result: one trial per identity, so many at once, retries for infrastructure only.
 
+Every result is in the journal before anybody hears of it.
 `ask` answers from the journal, attaches to a running trial, or starts one; the caller may go away, the trial goes on. Retries wait
 ``BACKOFF_S * 2**n`` with jitter and run in a fresh sandbox with a fresh session. What is retried, and what a result means, is `outcomes`.
 """

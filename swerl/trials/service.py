@@ -1,6 +1,6 @@
 """The runner's HTTP service (127.0.0.1, bearer token, JSON) and its life: lock, reap, serve, stop.
 
-POST /trials    one trial; answers when it is settled. 409 with a problem: the run must stop. 503: the runner is stopping, ask its successor.
+POST /trials    one trial; answers when it is settled. 409 with a problem: the run must stop. 503: ask this runner's successor
 POST /cancel    {"version"} or {"identity"}; answers how many unfinished trials it ended
 GET  /stats     counts, the breaker, quarantined tasks, what this machine's sandboxes cannot enforce
 POST /shutdown  end everything that runs, clean up, exit

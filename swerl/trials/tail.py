@@ -1,9 +1,9 @@
 """The tail-killer: when most of a step is done, the slowest trials stop holding up the rest, without harming their groups.
 
-Rule: once ``target`` of a step's trials are done, wait ``grace_s``, then end what still runs in groups that are decided (at least two graded
-trials whose rewards differ); after another ``grace_s`` end the rest. A group always keeps the chance of two graded trials: if fewer than two
-are graded, that many of its running trials are left alone, those first that have run longest. Steps under ``min_trials`` are not touched.
-`victims` is pure; `TailKiller` keeps the books of a step and the timer.
+Rule: once ``target`` of a step's trials are done, wait ``grace_s``, then end what still runs in groups that are decided (at least two
+graded trials whose rewards differ); after another ``grace_s`` end the rest. A group always keeps the chance of two graded trials: if fewer
+than two are graded, that many of its running trials are left alone, those first that have run longest. Steps under ``min_trials`` are not
+touched. `victims` is pure; `TailKiller` keeps the books of a step and the timer.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ def test_failures_of_one_kind_in_a_row_open_it_with_the_first_cause(events):
     for number in range(3):
         breaker.check()
         breaker.failed(f"task{number}", "SandboxStartFailed", f"trial{number}", f"reason {number}")
-    with pytest.raises(BreakerOpen, match="SWERL-T041.*trial0: reason 0"):
+    with pytest.raises(BreakerOpen, match=r"SWERL-T041.*trial0: reason 0"):
         breaker.check()
     assert [event["kind"] for event in read_events(events.path)] == ["breaker.open"]
 
@@ -41,7 +41,7 @@ def test_the_budget_of_a_step(events):
     assert breaker.may_retry("train", 2, "e")
     breaker.check()
     assert not breaker.may_retry("train", 1, "the last one")
-    with pytest.raises(BreakerOpen, match="SWERL-T040.*the last one"):
+    with pytest.raises(BreakerOpen, match=r"SWERL-T040.*the last one"):
         breaker.check()
 
 

@@ -222,7 +222,7 @@ def test_wipe_makes_a_real_empty_directory_whatever_was_planted():
         await sandbox.channel.wipe("/tests", "/logs/verifier", "/solution", "/a/b")
         _, listed, _ = await sh("stat -c '%F %a' /tests /logs/verifier /solution /a/b; ls -A /tests /trap")
         assert listed == "directory 777\n" * 4 + "/tests:\n\n/trap:\nx\n"
-        await sh("cd /tests; for i in $(seq 1500); do mkdir d; cd d; done 2>/dev/null", timeout_s=60)
+        await sh("cd /tests; python3 -c 'import os; [(os.mkdir(str(1)), os.chdir(str(1))) for _ in range(3000)]'")
         await sandbox.channel.wipe("/tests")
         assert (await sh("ls -A /tests"))[1] == ""
         await sh("rm -rf /logs; ln -s /trap /logs")
@@ -234,9 +234,7 @@ def test_wipe_makes_a_real_empty_directory_whatever_was_planted():
 
 def test_changes_since_the_baseline(tmp_path):
     async def body(sandbox, sh):
-        await sh(
-            "mkdir -p /app/pkg /app/.git /app/old; cd /app; echo 1 > same; echo 1 > edited; echo 1 > removed; echo 1 > old/f; ln -s same link"
-        )
+        await sh("mkdir -p /app/pkg /app/.git /app/old; cd /app; for f in same edited removed old/f; do echo 1 > $f; done; ln -s same link")
         await sandbox.channel.baseline("/app")
         await sh(
             "cd /app; echo 2 > edited; touch -d '2000-01-01' edited; rm removed; rm -r old; mkdir -p new/deep; echo 1 > new/deep/f;"

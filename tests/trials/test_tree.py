@@ -2,6 +2,7 @@
 
 import os
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -36,7 +37,7 @@ def test_a_tree_goes_through_whole(tmp_path):
     received = unpack(tmp_path / "out", *[piece for piece in pack(source) if not piece.endswith(b"\x01\x00.")])
     assert (tmp_path / "out" / "a" / "b" / "f").read_bytes() == (source / "a" / "b" / "f").read_bytes()
     assert (tmp_path / "out" / "run.sh").stat().st_mode & 0o777 == 0o755
-    assert os.readlink(tmp_path / "out" / "a" / "link") == "b/f"
+    assert (tmp_path / "out" / "a" / "link").readlink() == Path("b/f")
     assert set(received.written) == {"a", "a/b", "a/b/f", "a/link", "run.sh"}
 
 

@@ -58,7 +58,8 @@ def make_task(
     (task / "solution" / "solve.sh").write_text(f"#!/bin/bash\ncd /app && {FIX}\n")
     (task / "tests" / "test.sh").write_text(test_sh)
     (task / "tests" / "test_calc.py").write_text(
-        "import unittest\nfrom calc import add\n\n\nclass T(unittest.TestCase):\n    def test_add(self):\n        self.assertEqual(add(2, 3), 5)\n"
+        "import unittest\nfrom calc import add\n\n\nclass T(unittest.TestCase):\n"
+        "    def test_add(self):\n        self.assertEqual(add(2, 3), 5)\n"
     )
     return task
 
@@ -87,10 +88,13 @@ def script(*commands: str) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
     return policy
 
 
+IDLE = script()
+
+
 class FakeGateway:
     """``policy(messages)`` returns the assistant's message, raises web.HTTPException to refuse, or is a coroutine function."""
 
-    def __init__(self, services: Path, policy: Callable[..., Any] = script()):
+    def __init__(self, services: Path, policy: Callable[..., Any] = IDLE):
         self.services, self.policy = services, policy
         self.sessions: dict[str, dict[str, Any]] = {}
         self.keys: dict[str, str] = {}
@@ -219,7 +223,7 @@ def body_for(request: TrialRequest) -> dict[str, Any]:
 class Running:
     """A gateway stand-in and a runner, up for the time of a ``with``."""
 
-    def __init__(self, run_dir: Path, policy: Callable[..., Any] = script(), **changes: Any):
+    def __init__(self, run_dir: Path, policy: Callable[..., Any] = IDLE, **changes: Any):
         run_dir.mkdir(exist_ok=True)
         self.settings = settings_for(run_dir, **changes)
         self.gateway = FakeGateway(self.settings.services_path, policy)

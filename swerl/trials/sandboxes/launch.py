@@ -1,8 +1,8 @@
 """From a spec to a running sandbox: the bubblewrap command line, the host user it runs as, and process 1's first words.
 
-`start(spec, ...)` returns a `Sandbox` whose channel has answered "ready" and whose limits are in force. Every file the sandbox needs from us
-(the program, the filter, /etc/passwd) is passed as data through a descriptor, so no path of the host appears inside. `Sandbox.stop` ends
-every process of it and removes its group; both are safe to call twice.
+`start(spec, ...)` returns a `Sandbox` whose channel has answered "ready" and whose limits are in force. Every file the sandbox needs from
+us (the program, the filter, /etc/passwd) is passed as data through a descriptor, so no path of the host appears inside. `Sandbox.stop`
+ends every process of it and removes its group; both are safe to call twice.
 """
 
 from __future__ import annotations
@@ -241,7 +241,7 @@ def _host_root() -> tuple[str, ...]:
     for name in HOST_TOP:
         top = Path("/") / name
         if top.is_symlink():
-            line += ["--symlink", os.readlink(top), str(top)]
+            line += ["--symlink", str(top.readlink()), str(top)]
         elif top.is_dir():
             line += ["--ro-bind", str(top), str(top)]
     if Path("/nix/store").is_dir():

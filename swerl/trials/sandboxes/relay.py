@@ -1,4 +1,4 @@
-"""The one way out of a sandbox with network "gateway": its listening socket, served by the runner, leads to the gateway and nowhere else."""
+"""The one way out of a sandbox with network "gateway": its listening socket, which the runner serves, leads to the gateway only."""
 
 from __future__ import annotations
 

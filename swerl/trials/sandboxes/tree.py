@@ -1,9 +1,9 @@
 """Files in and out of a sandbox as a stream of entries that no link can redirect. The sandbox's end of it is in `inside`.
 
-An entry is: kind u8 (`d` directory, `f` file, `l` link, `x` gone) | mode u32 | size u64 | name length u16 | name | body (size bytes; for a link its
-target). Names are relative. What comes out of a sandbox is untrusted: `Unpacker` raises on absolute names, ".." and anything that would be
-written through a link, leaves out (and lists in `refused`) links that point outside the target, and clears set-id bits. What goes in
-(`pack`) is trusted and keeps its links as links.
+An entry is: kind u8 (`d` directory, `f` file, `l` link, `x` gone) | mode u32 | size u64 | name length u16 | name | body (size bytes; for a
+link its target). Names are relative. What comes out of a sandbox is untrusted: `Unpacker` raises on absolute names, ".." and anything that
+would be written through a link, leaves out (and lists in `refused`) links that point outside the target, and clears set-id bits. What goes
+in (`pack`) is trusted and keeps its links as links.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _pack_dir(directory: Path, prefix: str) -> Iterator[bytes]:
     for entry in entries:
         name = prefix + entry.name
         if entry.is_symlink():
-            target = os.readlink(entry.path).encode(errors="surrogateescape")
+            target = str(Path(entry.path).readlink()).encode(errors="surrogateescape")
             yield _head(b"l", 0o777, len(target), name) + target
         elif entry.is_dir():
             yield _head(b"d", entry.stat().st_mode | 0o700, 0, name)

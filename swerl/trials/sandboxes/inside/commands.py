@@ -1,5 +1,6 @@
 """Commands of a sandbox: start, output, time limits, and the end of everything that still runs."""
-# ruff: noqa: PTH, SIM105 -- no pathlib and no contextlib in here: start-up is part of every trial's cost
+# ruff: noqa: PTH208, SIM105
+# No pathlib and no contextlib in here: start-up is part of every trial's cost.
 
 import _ctypes
 import _signal as signal
@@ -79,7 +80,7 @@ def raise_oom_score():
 
 
 def pump(fd, chunks):
-    """Forward at most ``chunks`` chunks of what a stream holds. 17 cover the largest pipe; a process that writes for ever cannot hold us."""
+    """Forward at most ``chunks`` chunks of what a stream holds. 17 cover the largest pipe, and nobody can hold us by writing on."""
     job, kind = streams[fd]
     for _ in range(chunks):
         try:

@@ -3,7 +3,8 @@
 A transfer is a stream of entries; the format is described in `swerl.trials.sandboxes.tree`, which this cannot import. Nothing is written
 or removed through a link below the directory that was named.
 """
-# ruff: noqa: PTH, SIM105 -- no pathlib and no contextlib in here: start-up is part of every trial's cost
+# ruff: noqa: PTH101, PTH103, PTH208, SIM105
+# No pathlib and no contextlib in here: start-up is part of every trial's cost.
 
 import errno
 import os
@@ -88,7 +89,7 @@ def clear(name, parent):
 
 
 class Unpack:
-    """Writes a stream of entries below one directory (kind d) or to one file (kind f). Nothing is written through a link below the target."""
+    """Writes a stream of entries below one directory (kind d) or to one file (kind f). No link below the target is followed."""
 
     def __init__(self, payload):
         kind, target = payload.split(b"\0")
@@ -254,7 +255,7 @@ class Baseline:
             self.seen[path] = mark(info)
 
     def changes(self):
-        """Entries that are new or differ, parents first, then `x` entries for what is gone. A whole directory counts as its own entry only."""
+        """Entries that are new or differ, parents first, then `x` entries for what is gone. A directory's own entry is its mode."""
         gone = dict(self.seen)
         try:
             fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

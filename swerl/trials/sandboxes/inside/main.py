@@ -14,7 +14,8 @@ Frames in both directions: length u32 | id u32 | kind u8 | payload (little endia
   out  R result of a request without data        O, F stdout, stderr              C command ended: code, timed out, truncated
        D, E data and end of a download           ! failure: one sentence
 """
-# ruff: noqa: PTH, SIM105 -- no pathlib and no contextlib in here: start-up is part of every trial's cost
+# ruff: noqa: PTH103, PTH112, PTH113
+# No pathlib and no contextlib in here: start-up is part of every trial's cost.
 
 import _signal as signal
 import _socket
