@@ -84,4 +84,52 @@ def manifests_command(config_path: Path, profile: str | None, overrides: Sequenc
     click.echo(f"next: kubectl apply -f {out} (claims and the Secret of the run are yours to make: docs/environment.md)")
 
 
-COMMANDS = (lock_command, image_command, manifests_command)
+@click.command("bundle")
+@lock_option
+@click.option(
+    "--train", type=click.Path(path_type=Path), default=Path(".venv/train"), show_default=True, help="Environment that is packed."
+)
+@click.option("--trials", type=click.Path(path_type=Path), default=None, help="Pack this environment of the trial runner too.")
+@click.option("--extra", type=click.Choice(["gpu", "cpu"]), default="gpu", show_default=True)
+@click.option(
+    "--inventory", type=click.Path(path_type=Path), default=None, help="What the target has: `swerl env inventory --script`, run there."
+)
+@click.option("--trim", default=None, help="Leave out what a kind of target does not use, by a table's name (hopper).")
+@click.option("--part-mb", default=60.0, show_default=True, help="Size of a part.")
+@click.option("--add", multiple=True, metavar="NAME=PATH", help="A file or folder that goes along, such as a model or tasks.")
+@click.option("--preset", default=6, show_default=True, type=click.IntRange(0, 9), help="Effort of compression.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("build/bundle"), show_default=True)
+def bundle_command(
+    lock_path: Path | None,
+    train: Path,
+    trials: Path | None,
+    extra: str,
+    inventory: Path | None,
+    trim: str | None,
+    part_mb: float,
+    add: Sequence[str],
+    preset: int,
+    out: Path,
+) -> None:
+    """Pack a locked environment for a host without network, less what it has."""
+    from swerl.environment.bundle import plan, read_inventory, read_trim, write
+    from swerl.environment.installed import read_environment
+
+    chosen = {"train": (read_environment(train), [extra])}
+    if trials is not None:
+        chosen["trials"] = (read_environment(trials), ["trials"])
+    planned = plan(
+        the_lock(lock_path),
+        chosen,
+        read_inventory(inventory) if inventory else None,
+        read_trim(trim) if trim else None,
+        {name: Path(path) for name, _, path in (entry.partition("=") for entry in add)},
+    )
+    click.echo(f"{len(planned.items):,} files; {len(planned.kept)} packages are the target's own, {len(planned.dropped)} entries trimmed")
+    manifest = write(planned, out, int(part_mb * 1024 * 1024), preset)
+    packed = sum(part["bytes"] for part in manifest["parts"])
+    click.echo(f"{manifest['bytes'] / 1e6:,.0f} MB in {packed / 1e6:,.1f} MB, {len(manifest['parts'])} parts in {out}")
+    click.echo("next, on the target: python3 install.py --into FOLDER --project CHECKOUT")
+
+
+COMMANDS = (lock_command, image_command, manifests_command, bundle_command)
