@@ -92,7 +92,7 @@ def test_secrets_reach_the_trainer_and_nobody_who_serves_agents(config):
     assert plan.trainer.env["WANDB_API_KEY"] == "s3cret-key"
     for service in plan.services:
         assert service.env["WANDB_API_KEY"] is None
-    assert plan.total_steps == 16
+    assert plan.total_steps == 12
 
 
 def test_a_missing_environment_is_named(tmp_path):
