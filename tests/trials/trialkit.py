@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import pickle
 import secrets
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -251,3 +254,25 @@ class Running:
         headers = {"Authorization": f"Bearer {token or entry['token']}"}
         async with aiohttp.ClientSession() as http, http.post(entry["url"] + path, json=body, headers=headers) as answer:
             return answer.status, await answer.json()
+
+
+def runner_process(settings: RunnerSettings) -> subprocess.Popen[bytes]:
+    """The service in a process of its own, as the supervisor runs it, on these settings; returns once it has announced itself."""
+    load = f"pickle.loads({pickle.dumps(settings)!r})"
+    code = f"import asyncio, pickle; from swerl.trials.__main__ import serve; asyncio.run(serve({load}))"
+    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith(b"runner: http://127.0.0.1:")
+    return process
+
+
+async def ask(settings: RunnerSettings, request: TrialRequest, timeout_s: float = 120.0) -> dict[str, Any]:
+    """POST /trials of whatever runner serves the run now."""
+    entry = orjson.loads(settings.services_path.read_bytes())["runner"]
+    headers = {"Authorization": f"Bearer {entry['token']}"}
+    timeout = aiohttp.ClientTimeout(total=timeout_s)
+    async with (
+        aiohttp.ClientSession(timeout=timeout) as http,
+        http.post(entry["url"] + "/trials", json=body_for(request), headers=headers) as answer,
+    ):
+        return {"status": answer.status, **await answer.json()}
