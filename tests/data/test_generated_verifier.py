@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,21 @@ def test_no_op_is_not(grade) -> None:
 
 def test_a_wrong_edit_counts_as_an_edit(grade) -> None:
     assert grade(f"cd {harbor.WORKDIR} && echo >> {TASK.file}") == {"reward": 0, "edited": 1}
+
+
+def test_a_program_that_never_ends_fails_by_its_cpu_seconds(grade) -> None:
+    (grade.work / TASK.file).write_text("while True:\n    pass\n")
+    began = time.monotonic()
+    assert grade() == {"reward": 0, "edited": 1}
+    assert time.monotonic() - began >= harbor.TESTS_CPU_S * 0.9
+
+
+def test_a_stopped_clock_is_not_a_failed_test(grade) -> None:
+    """A machine too busy to run the verifier for longer than its CPU limit still grades a right repair as right."""
+    path = grade.work / TASK.file
+    assert grade("bash /solution/solve.sh")["reward"] == 1
+    path.write_text(f"import time\ntime.sleep({harbor.TESTS_CPU_S + 1})\n" + path.read_text())
+    assert grade() == {"reward": 1, "edited": 1}
 
 
 @pytest.mark.parametrize("name", CHEATS)

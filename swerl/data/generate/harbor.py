@@ -18,8 +18,11 @@ from swerl.data.generate.repair import RepairTask
 WORKDIR = "/workspace"
 IMAGE = "python:3.12-slim"
 AGENT_TIMEOUT_S = 300
-VERIFIER_TIMEOUT_S = 60
-TESTS_TIMEOUT_S = 10  # a program that hangs has failed its tests; the verifier itself has not
+VERIFIER_TIMEOUT_S = 120
+# A program that hangs has failed its tests. Hanging is measured in seconds of CPU, since a machine that is merely busy must not turn a
+# right repair into a 0; the limit on the clock, far beyond, is for programs that sleep.
+TESTS_CPU_S = 5
+TESTS_TIMEOUT_S = 100
 
 TASK_TOML = """\
 schema_version = "1.4"
@@ -62,7 +65,7 @@ unset PYTHONPATH PYTHONHOME PYTHONSTARTUP BASH_ENV ENV LD_PRELOAD
 cd /tests || exit 1
 passed=0
 edited=0
-timeout -k 1 {timeout_s} python3 -I -S -B /tests/hidden.py && passed=1
+(ulimit -t {cpu_s} && exec timeout -k 1 {timeout_s} python3 -I -S -B /tests/hidden.py) && passed=1
 for file in /tests/original/*; do
     cmp -s "$file" "{workdir}/${{file##*/}}" || edited=1
 done
@@ -129,7 +132,7 @@ def task_files(task: RepairTask, task_id: str, split: str) -> dict[str, tuple[st
         "task.toml": (config, False),
         "instruction.md": (task.issue + "\n", False),
         "solution/solve.sh": (SOLVE_SH.format(workdir=WORKDIR, command=task.edit.command(task.file)), True),
-        "tests/test.sh": (TEST_SH.format(workdir=WORKDIR, timeout_s=TESTS_TIMEOUT_S), True),
+        "tests/test.sh": (TEST_SH.format(workdir=WORKDIR, cpu_s=TESTS_CPU_S, timeout_s=TESTS_TIMEOUT_S), True),
         "tests/hidden.py": (HIDDEN_PY.format(workdir=WORKDIR, cases=cases), False),
     }
     for name, code in task.files.items():
