@@ -271,6 +271,7 @@ class Supervisor:
             self._rates.copy()
             self._registry.beat(self._run.id, self._feed.progress.step, self._feed.progress.total_steps)
             self._watch_memory()
+            cleanup.note_shared_memory(self._run, self._registry)
 
     def _watch_memory(self) -> None:
         """An event for each new peak that is worth one."""

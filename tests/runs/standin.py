@@ -130,6 +130,8 @@ def descendants(run):
     (run.root / "segment").write_text(segment.name)
     with (run.root / "segments").open("a") as file:
         file.write(f"{segment.name}\n")
+    while not run.leftovers.exists():  # until the supervisor has seen whose it is, which takes it a tick: real segments live longer
+        time.sleep(0.005)
     (run.tmp / "file").write_text("x")
     assert Path(os.environ["TMPDIR"]) == run.tmp
 
