@@ -1,7 +1,7 @@
 """Every problem id of the project with its own words, read from the source: the registry behind ``docs/troubleshooting.md``.
 
 An id is introduced where a problem is made: ``fail("SWERL-R003", message, remedy)`` or ``Problem("SWERL-R003", ...)``. The scan reads the
-syntax trees below ``swerl/``, so an id cannot be in use and missing here, and nothing has to be registered. Checks of preflight carry their
+syntax trees below ``swerl/`` (and f-strings that begin with an id), so an id cannot be in use and missing here, and nothing has to be registered. Checks of preflight carry their
 texts as attributes and are taken from ``catalog``. Expressions inside a message appear as their source in braces.
 """
 
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ID = re.compile(r"SWERL-[A-Z]\d{3}")
+_PRINTED = re.compile(r"(?P<id>SWERL-[A-Z]\d{3})[: ]\s*(?P<message>.+)", re.DOTALL)  # by programs that cannot import swerl.errors
 FAMILIES = {
     "C": "Configuration",
     "P": "Preflight",
@@ -63,6 +64,8 @@ def _in_scope(scope: ast.AST, room: str, names: dict[str, ast.expr]) -> Iterator
     for node in ast.iter_child_nodes(scope):
         if isinstance(node, ast.Call) and (use := _use(node, room, names)):
             yield use
+        if isinstance(node, ast.JoinedStr) and (match := _PRINTED.match(_text(node, names))):
+            yield Use(match["id"], match["message"], "", room)
         yield from _in_scope(
             node, room, {**names, **_assigned(node)} if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else names
         )

@@ -53,12 +53,14 @@ def test_scan_reads_messages_remedies_and_variables(tmp_path: Path):
         '        return Problem("SWERL-R902", message="plain", remedy="do")\n'
         "    def h(self):\n"
         '        raise self._failure("SWERL-R903", self.child, f"ended {self.how}")\n'
+        '        print(f"SWERL-R904 {error}")\n'
     )
     found = {u.id: (u.message, u.remedy, u.room) for u in uses(package)}
     assert found == {
         "SWERL-R901": ("no {name} here", "make one | leave it", "m"),
         "SWERL-R902": ("plain", "do", "m"),
         "SWERL-R903": ("ended {self.how}", "", "m"),
+        "SWERL-R904": ("{error}", "", "m"),
     }
 
 
