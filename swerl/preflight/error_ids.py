@@ -1,8 +1,9 @@
 """Every problem id of the project with its own words, read from the source: the registry behind ``docs/troubleshooting.md``.
 
-An id is introduced where a problem is made: ``fail("SWERL-R003", message, remedy)`` or ``Problem("SWERL-R003", ...)``. The scan reads the
-syntax trees below ``swerl/`` (and f-strings that begin with an id), so an id cannot be in use and missing here, and nothing has to be registered. Checks of preflight carry their
-texts as attributes and are taken from ``catalog``. Expressions inside a message appear as their source in braces.
+An id is introduced where a problem is made: ``fail("SWERL-R003", message, remedy)``, ``Problem("SWERL-R003", ...)``, or an f-string that
+begins with it. The scan reads the syntax trees below ``swerl/``, so an id cannot be in use and missing here, and nothing has to be
+registered. Checks of preflight carry their texts as attributes and are taken from ``catalog``. Expressions inside a message appear as their
+source in braces.
 """
 
 from __future__ import annotations
