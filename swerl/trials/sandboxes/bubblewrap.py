@@ -213,10 +213,11 @@ class BubblewrapEnvironment(BaseEnvironment):
             await self._relay.close()
 
     async def prepare_grading(self) -> None:
-        """End what the agent left running and empty the places the verifier is about to read and write."""
+        """End what the agent left running, and empty the places that a verifier in this sandbox is about to read and write."""
         with self._blamed(for_any_refusal=True):
             self.leftovers += await self.sandbox.channel.quiesce()
-            await self.sandbox.channel.wipe(*TRUSTED_TARGETS)
+            if not self._changes_only:  # else the verifier works in another sandbox
+                await self.sandbox.channel.wipe(*TRUSTED_TARGETS)
 
     async def changes(self, target: Path, limit_bytes: int) -> tree.Received:
         """The agent's work since `start`, written below ``target``. Only with ``changes_only``."""

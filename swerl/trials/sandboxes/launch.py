@@ -23,7 +23,7 @@ from pathlib import Path
 from swerl.errors import fail
 from swerl.trials.sandboxes import limits, seccomp
 from swerl.trials.sandboxes.overlay import Overlay, mount_overlay
-from swerl.trials.sandboxes.spec import DEFAULT_PATH, GROUP, HOST_ETC, HOST_TOP, HOSTS, PASSWD, SandboxSpec
+from swerl.trials.sandboxes.spec import DEFAULT_PATH, GROUP, HOST_ETC_DIRS, HOST_ETC_FILES, HOST_TOP, HOSTS, PASSWD, SandboxSpec
 from swerl.trials.sandboxes.wire import Channel, SandboxDied
 
 # Host users of sandboxes: each sandbox is a user of its own, outside every range that distributions hand out.
@@ -180,21 +180,28 @@ def _child(pid: int) -> int:
 
 @contextlib.contextmanager
 def _descriptors(spec: SandboxSpec) -> Iterator[dict[str, int]]:
-    """Memory files for one start; bubblewrap reads each from its current position to the end."""
-    contents = {**_modules(spec.rootfs is None), "filter": seccomp.program()}
-    if spec.rootfs is None:
-        contents |= {"passwd": PASSWD.encode(), "group": GROUP.encode()}
-    contents["hosts"] = HOSTS.encode()
+    """Memory files for one start, by the path they get inside; bubblewrap reads each from its current position to the end."""
+    contents = {**_files(spec.rootfs is None), "filter": seccomp.program()}
     opened: dict[str, int] = {}
     try:
         for name, data in contents.items():
-            opened[name] = fd = os.memfd_create(name)
+            opened[name] = fd = os.memfd_create("sandbox")
             os.write(fd, data)
             os.lseek(fd, 0, os.SEEK_SET)
         yield opened
     finally:
         for fd in opened.values():
             os.close(fd)
+
+
+@cache
+def _files(of_host: bool) -> dict[str, bytes]:
+    suffix = "pyc" if of_host else "py"
+    files = {f"{PROGRAM}/{name}.{suffix}": data for name, data in _modules(of_host).items()}
+    if of_host:
+        files |= {f"/etc/{name}": Path("/etc", name).read_bytes() for name in HOST_ETC_FILES if Path("/etc", name).is_file()}
+        files |= {"/etc/passwd": PASSWD.encode(), "/etc/group": GROUP.encode()}
+    return {**files, "/etc/hosts": HOSTS.encode()}
 
 
 def command_line(spec: SandboxSpec, passed: dict[str, int], door: int, overlay: Overlay | None, run_tag: str) -> list[str]:
@@ -218,19 +225,18 @@ def command_line(spec: SandboxSpec, passed: dict[str, int], door: int, overlay: 
         line += ["--bind", str(overlay.merged), "/"]
     else:
         line += ["--size", size, "--tmpfs", "/", *_host_root()]
-        line += ["--ro-bind-data", str(passed["passwd"]), "/etc/passwd", "--ro-bind-data", str(passed["group"]), "/etc/group"]
     line += ["--dev", "/dev", "--remount-ro", "/dev", "--size", str(min(spec.limits.disk_mb, 64) << 20), "--tmpfs", "/dev/shm"]
     line += ["--proc", "/proc"]
     line += ["--perms", "1777", "--dir", "/tmp", "--perms", "0700", "--dir", "/root", "--dir", "/run", "--dir", "/var/tmp"]
-    line += ["--ro-bind-data", str(passed["hosts"]), "/etc/hosts"]
-    suffix = "pyc" if spec.rootfs is None else "py"
-    for name in MODULES:
-        line += ["--perms", "0444", "--ro-bind-data", str(passed[name]), f"{PROGRAM}/{name}.{suffix}"]
+    for path, fd in passed.items():
+        if path != "filter":
+            line += ["--perms", "0444", "--file", str(fd), path]
     if spec.network == "public":
         line += ["--ro-bind-try", "/etc/resolv.conf", "/etc/resolv.conf"]
     for mount in spec.mounts:
         line += ["--ro-bind" if mount.read_only else "--bind", mount.source, mount.target]
     line += ["--seccomp", str(passed["filter"]), "--chdir", "/", "--"]
+    suffix = "pyc" if spec.rootfs is None else "py"
     line += ["/" + _python(spec.rootfs), "-S", "-I", "-E", "-B", f"{PROGRAM}/main.{suffix}"]
     return [*line, str(door if spec.network == "gateway" else -1), run_tag]  # the tag is only there for the reaper to read
 
@@ -246,8 +252,8 @@ def _host_root() -> tuple[str, ...]:
             line += ["--ro-bind", str(top), str(top)]
     if Path("/nix/store").is_dir():
         line += ["--ro-bind", "/nix/store", "/nix/store"]
-    for name in HOST_ETC:
-        if (Path("/etc") / name).exists():
+    for name in HOST_ETC_DIRS:
+        if Path("/etc", name).is_dir():
             line += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     return tuple(line)
 

@@ -11,12 +11,11 @@ from swerl.errors import fail
 Network = Literal["none", "gateway", "public"]
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # What a sandbox without a root filesystem of its own sees of the host: programs, libraries, and the parts of /etc that are about those.
+# Directories of /etc are mounted; its files are copied in, because every mount costs each later mount of the start a little.
 HOST_TOP = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
-HOST_ETC = (
-    "alternatives", "bash.bashrc", "bash_completion", "ca-certificates", "ca-certificates.conf", "debian_version", "fonts", "inputrc",
-    "java", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "magic", "manpath.config", "mime.types", "nsswitch.conf",
-    "os-release", "perl", "pki", "profile", "protocols", "services", "shells", "ssl/certs", "ssl/openssl.cnf", "static", "terminfo",
-    "timezone",
+HOST_ETC_DIRS = ("alternatives", "ld.so.conf.d", "java", "pki", "ssl/certs")
+HOST_ETC_FILES = (
+    "debian_version", "ld.so.cache", "ld.so.conf", "localtime", "mime.types", "nsswitch.conf", "protocols", "services", "ssl/openssl.cnf",
 )  # fmt: skip
 PASSWD = "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
 GROUP = "root:x:0:\nnogroup:x:65534:\n"
