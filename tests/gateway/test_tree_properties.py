@@ -110,6 +110,18 @@ REWRITES = ["none", "none", "reasoning", "spacing", "serialisation", "arguments"
 ACTIONS = ["step", "step", "step", "resample", "subagent", "toolless", "compact", "compact_tail", "drop", "note", "repeat", "edit_result"]
 
 
+def sound(history: list[Message]) -> bool:
+    """Whether every tool result stands behind its call: no agent sends anything else, and no model has to accept it."""
+    open_calls: set[str] = set()
+    for message in history:
+        if message.role == "tool":
+            if message.tool_call_id not in open_calls:
+                return False
+        else:
+            open_calls = {call.id for call in message.tool_calls}
+    return True
+
+
 def act(world: World, action: str) -> None:
     agent, rng = world.rng.choice(world.agents), world.rng
     if action == "step":
@@ -130,13 +142,17 @@ def act(world: World, action: str) -> None:
         agent.history = [agent.history[0], Message("user", world.unique("summary"))]
         world.step(agent)
     elif action == "compact_tail":
-        agent.history = [agent.history[0], Message("user", world.unique("summary")), *agent.history[-2:]]
-        world.step(agent)
+        shortened = [agent.history[0], Message("user", world.unique("summary")), *agent.history[-2:]]
+        if sound(shortened):
+            agent.history = shortened
+            world.step(agent)
     elif action == "drop" and len(agent.history) > 5:
         at = rng.randrange(2, len(agent.history) - 1)
-        agent.history = agent.history[:at] + agent.history[at + 2 :]
-        if agent.history[-1].role != "assistant":
-            world.step(agent)
+        shortened = agent.history[:at] + agent.history[at + 2 :]
+        if sound(shortened):
+            agent.history = shortened
+            if agent.history[-1].role != "assistant":
+                world.step(agent)
     elif action == "note":
         agent.history.append(Message("system", world.unique("note")))
         world.step(agent, rng.choice(REWRITES))
