@@ -11,6 +11,7 @@ import uvloop
 
 from swerl.config import load_resolved
 from swerl.errors import SwerlError
+from swerl.gateway.limits import raise_open_files
 from swerl.gateway.service import serve
 from swerl.gateway.settings import settings_from
 
@@ -20,6 +21,7 @@ from swerl.gateway.settings import settings_from
 @click.option("--engine-url", help="A vLLM server to sample from, instead of waiting for the trainer's bridge.")
 def main(run_dir: Path, engine_url: str | None) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the parsers import torch; no memory of a GPU is for this process
+    raise_open_files()
     try:
         config = load_resolved(run_dir / "resolved.json")
         uvloop.run(serve(settings_from(config, run_dir.resolve(), engine_url)))

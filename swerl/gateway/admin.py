@@ -54,7 +54,7 @@ class AdminSurface:
 
     async def _open(self, request: web.Request) -> web.Response:
         body = await _body(request)
-        session, key = self._store.open(
+        session, key = await self._store.open(
             _typed(body, "trial", dict, {}), _typed(body, "sampling", dict, {}), _typed(body, "seed", int), _typed(body, "max_turns", int)
         )
         return _answer({"session": session.id, "key": key})

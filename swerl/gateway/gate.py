@@ -30,8 +30,9 @@ class StaleEpochError(Exception):
 
 
 class EngineGate:
-    def __init__(self, connect: Callable[[EngineSpec], Engine], state_path: Path, max_hold_s: float):
+    def __init__(self, connect: Callable[[EngineSpec], Engine], state_path: Path, max_hold_s: float, max_in_flight: int):
         self._connect, self._state_path, self._max_hold_s = connect, state_path, max_hold_s
+        self._slots = asyncio.Semaphore(max_in_flight)
         self.engine: Engine | None = None
         self.spec: EngineSpec | None = None
         self.paused, self.reason, self.version = False, "", -1
@@ -93,6 +94,25 @@ class EngineGate:
                 await engine.abort(ids)
             except EngineAwayError:
                 self._lost(engine)
+
+    @asynccontextmanager
+    async def slot(self, held: Hold) -> AsyncIterator[None]:
+        """One of the turns that may be with the engine at a time, first come, first served. A turn keeps it through a pause, so what was
+        begun goes on before anything new."""
+        waits = self._slots.locked()
+        if waits:
+            self.waiting += 1
+            held.begin()
+        try:
+            await self._slots.acquire()
+        finally:
+            if waits:
+                held.end()
+                self.waiting -= 1
+        try:
+            yield
+        finally:
+            self._slots.release()
 
     @asynccontextmanager
     async def passage(self, request_id: str, held: Hold) -> AsyncIterator[Engine]:

@@ -17,9 +17,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import orjson
@@ -27,12 +31,57 @@ import orjson
 from swerl.runs.rundir import fsync_directory
 
 
-class Journal:
-    """The one writer of a session's file; the session's lock serialises commits. The file is open only while it is written, so that
-    thousands of idle sessions need no descriptors."""
+class OpenFiles:
+    """Append descriptors of the files written lately: thousands of idle sessions must not need one each. Safe to use from threads."""
 
-    def __init__(self, path: Path, executor: Executor):
-        self.path, self._executor, self._in_directory = path, executor, path.exists()
+    def __init__(self, capacity: int = 512):
+        self._capacity = capacity
+        self._files: OrderedDict[Path, _File] = OrderedDict()
+        self._lock = Lock()
+
+    @contextmanager
+    def appending(self, path: Path) -> Iterator[int]:
+        with self._lock:
+            if (file := self._files.get(path)) is None:
+                file = self._files[path] = _File(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
+            self._files.move_to_end(path)
+            file.users += 1
+            self._close_oldest()
+        try:
+            yield file.fd
+        finally:
+            with self._lock:
+                file.users -= 1
+
+    def close(self, path: Path) -> None:
+        with self._lock:
+            if (file := self._files.get(path)) is not None and file.users == 0:
+                os.close(self._files.pop(path).fd)
+
+    def close_all(self) -> None:
+        with self._lock:
+            for file in self._files.values():
+                os.close(file.fd)
+            self._files.clear()
+
+    def _close_oldest(self) -> None:
+        idle = [path for path, file in self._files.items() if file.users == 0] if len(self._files) > self._capacity else []
+        for path in idle[: len(self._files) - self._capacity]:
+            os.close(self._files.pop(path).fd)
+
+
+@dataclass(slots=True)
+class _File:
+    fd: int
+    users: int = 0
+
+
+class Journal:
+    """The one writer of a session's file; the session's lock serialises commits."""
+
+    def __init__(self, path: Path, executor: Executor, files: OpenFiles):
+        self.path, self._executor, self._files = path, executor, files
+        self._whole_lines = Lock()
 
     def write(self, *records: Mapping[str, Any]) -> None:
         """In the file, and safe from a kill of this process; not yet from a crash of the machine. Raises OSError (disk full) with the file
@@ -43,24 +92,29 @@ class Journal:
         """On disk when it returns."""
         await asyncio.get_running_loop().run_in_executor(self._executor, self._append, _lines(records), True)
 
+    async def begin(self, *records: Mapping[str, Any]) -> None:
+        """Make the file, so that it is found after a crash of the machine. What it says counts from the first commit."""
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._begin, _lines(records))
+
+    def close(self) -> None:
+        self._files.close(self.path)
+
+    def _begin(self, data: bytes) -> None:
+        self._append(data, sync=False)
+        fsync_directory(self.path.parent)
+
     def _append(self, data: bytes, sync: bool) -> None:
-        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            before = os.fstat(fd).st_size
-            try:
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(fd, view) :]
-                if sync:
-                    os.fdatasync(fd)
-            except OSError:
-                os.ftruncate(fd, before)
-                raise
-        finally:
-            os.close(fd)
-        if sync and not self._in_directory:
-            fsync_directory(self.path.parent)
-            self._in_directory = True
+        with self._files.appending(self.path) as fd:
+            with self._whole_lines:
+                written = 0
+                try:
+                    while written < len(data):
+                        written += os.write(fd, data[written:] if written else data)
+                except OSError:
+                    os.ftruncate(fd, os.fstat(fd).st_size - written)
+                    raise
+            if sync:
+                os.fdatasync(fd)
 
 
 def _lines(records: Sequence[Mapping[str, Any]]) -> bytes:

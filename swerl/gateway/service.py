@@ -56,7 +56,7 @@ class Gateway:
     async def start(self) -> None:
         """Listening and announced when it returns."""
         settings = self.settings
-        self.gate = EngineGate(connect, settings.journal_dir / "engine.json", settings.max_hold_s)
+        self.gate = EngineGate(connect, settings.journal_dir / "engine.json", settings.max_hold_s, settings.max_in_flight)
         placer = Placer(self.template, StartCache(self.template).tokens, settings.on_rewrite)
         self.store = SessionStore(Parts(settings, placer, self.gate, self.reader, self.executor, self.events, self.metrics))
         public = PublicSurface(settings, self.store, self.template.tokenizer, self.metrics)

@@ -227,7 +227,8 @@ class Session:
         async def run() -> Turn:
             try:
                 await self._readers_ready()
-                sampled = await sample(parts.gate, self.id, work.id, context, sampling, self.hold)
+                async with parts.gate.slot(self.hold):
+                    sampled = await sample(parts.gate, self.id, work.id, context, sampling, self.hold)
                 answer = parts.reader.read(sampled, request)
                 # shielded: once the journal has the turn, the tree has it too, whatever ends this task
                 return await asyncio.shield(self._record(context, sampled, answer, probe=_is_probe(request)))

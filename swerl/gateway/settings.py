@@ -34,6 +34,7 @@ class GatewaySettings:
     sampling: Literal["run", "client"] = "run"
     max_body_mb: int = 64
     max_hold_s: float = 3600.0
+    max_in_flight: int = 2048  # turns with the engine at a time; an engine bridge admits fewer and queues the rest
     keepalive_s: float = 10.0
     max_sessions: int = 16384
     disconnect_grace_s: float = 5.0

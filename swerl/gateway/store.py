@@ -15,7 +15,7 @@ from hashlib import sha256
 from typing import Any
 
 from swerl.gateway.errors import ApiError
-from swerl.gateway.journal import Journal, journal_path, read_journal
+from swerl.gateway.journal import Journal, OpenFiles, journal_path, read_journal
 from swerl.gateway.records import read_tree
 from swerl.gateway.session import Parts, Session
 
@@ -33,22 +33,23 @@ class SessionStore:
         self.parts = parts
         self.directory = parts.settings.journal_dir / "sessions"
         self.directory.mkdir(parents=True, exist_ok=True)
+        self._files = OpenFiles()
         self._live: dict[str, Session] = {}
         self._closed: OrderedDict[str, Session] = OrderedDict()
         self._reading: dict[str, asyncio.Future[Session]] = {}
 
-    def open(self, trial: Mapping[str, Any], sampling: Mapping[str, Any], seed: int | None, max_turns: int | None) -> tuple[Session, str]:
-        """A new session and its key, which is kept nowhere. Without a seed, the key decides."""
+    async def open(
+        self, trial: Mapping[str, Any], sampling: Mapping[str, Any], seed: int | None, max_turns: int | None
+    ) -> tuple[Session, str]:
+        """A new session and its key, which is kept nowhere. Without a seed, the key decides. Raises ApiError 429 when too many are open."""
         if len(self._live) >= self.parts.settings.max_sessions:
             raise ApiError(429, "too_many_sessions", f"{len(self._live)} sessions are open", retry=True)
         key = secrets.token_urlsafe(_KEY_BYTES)
         id = session_id(key)
         seed = int(sha256(b"seed" + key.encode()).hexdigest()[:8], 16) if seed is None else seed
-        session = self._made(id, trial, sampling, seed, max_turns)
-        session.journal.write(
-            {"k": "open", "session": id, "trial": trial, "sampling": sampling, "seed": seed, "max_turns": max_turns, "time": time.time()}
-        )
-        self._live[id] = session
+        session = self._live[id] = self._made(id, trial, sampling, seed, max_turns)
+        described = {"session": id, "trial": trial, "sampling": sampling, "seed": seed, "max_turns": max_turns}
+        await session.journal.begin({"k": "open", **described, "time": time.time()})
         return session, key
 
     async def by_key(self, key: str) -> Session:
@@ -72,11 +73,13 @@ class SessionStore:
         report = await session.close(reason)
         self._live.pop(session.id, None)
         self._keep_closed(session)
+        session.journal.close()
         return report
 
     async def suspend(self) -> None:
         """End of the process: stop sampling without closing any session; the next process serves them on."""
         await asyncio.gather(*(session.suspend() for session in self._live.values()))
+        self._files.close_all()
 
     async def _read(self, id: str) -> Session:
         path = journal_path(self.directory, id)
@@ -92,7 +95,7 @@ class SessionStore:
         return session
 
     def _made(self, id: str, trial: Mapping[str, Any], sampling: Mapping[str, Any], seed: int, max_turns: int | None) -> Session:
-        journal = Journal(journal_path(self.directory, id), self.parts.executor)
+        journal = Journal(journal_path(self.directory, id), self.parts.executor, self._files)
         return Session(id, trial, sampling, seed, max_turns, journal, self.parts)
 
     def _keep_closed(self, session: Session) -> None:
