@@ -116,7 +116,7 @@ class Run:
             try:
                 if token and token in path.read_bytes():
                     mine.append((path.parent / "cmdline").read_text().replace("\0", " "))
-            except (FileNotFoundError, ProcessLookupError):
+            except OSError:  # it ended meanwhile, or is not ours to read
                 continue
         mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(self.dir.root) in line]
         sandboxes = [str(p) for p in self.dir.sandboxes.glob("*/*")] if self.dir.sandboxes.exists() else []
