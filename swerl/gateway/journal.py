@@ -7,6 +7,7 @@ A line is one JSON object with a kind ``k``:
 * ``turn``  id, parent, tokens, logprobs, versions, answer, probe, cached, hold_s, time — synced to disk before the client sees the end
 * ``seen``  turn: a client has read the answer
 * ``mark``  overflow / max_turns / rerendered, once each
+* ``hold``  hold_s: written when an idle session leaves the memory
 * ``close`` reason, hold_s, aborted
 
 A line is whole or absent: a torn last line of a killed writer is cut off when the file is opened again. The session's id names the file, so

@@ -7,8 +7,10 @@ that no client's read timeout ends a long wait. A turn counts as delivered when 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import orjson
 from aiohttp import web
@@ -25,6 +27,8 @@ from swerl.gateway.settings import GatewaySettings
 from swerl.gateway.store import SessionStore
 from swerl.gateway.tokenizer import Tokenizer
 
+_BODY_S = 300.0  # slow clients may take this long to send a request
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -33,7 +37,7 @@ class PublicSurface:
         self.settings, self.store, self.tokenizer, self.metrics = settings, store, tokenizer, metrics
 
     def app(self) -> web.Application:
-        app = web.Application(client_max_size=self.settings.max_body_mb << 20, middlewares=[refuse_upgrades])
+        app = web.Application(client_max_size=self.settings.max_body_mb << 20, middlewares=[plain_refusals])
         anthropic = AnthropicMessages()
         posts = {
             "chat/completions": self._endpoint(OpenAIChat()),
@@ -45,6 +49,7 @@ class PublicSurface:
             for path, handler in posts.items():
                 app.router.add_post(f"{prefix}/{path}", handler)
             app.router.add_get(f"{prefix}/models", self._models, allow_head=True)
+            app.router.add_get(f"{prefix}/models/{{name:.+}}", self._model, allow_head=True)
         app.router.add_get("/health/liveliness", self._alive, allow_head=True)
         app.router.add_get("/health/liveness", self._alive, allow_head=True)
         app.router.add_route("HEAD", "/", self._alive)
@@ -123,14 +128,13 @@ class PublicSurface:
             (session.delivered if delivered else session.lost)(ticket)
 
     async def _models(self, request: web.Request) -> web.Response:
-        card = {
-            "id": self.settings.served_model,
-            "object": "model",
-            "created": 0,
-            "owned_by": "swerl",
-            "max_model_len": self.settings.window_tokens,
-        }
-        return web.json_response({"object": "list", "data": [card]})
+        return web.json_response({"object": "list", "data": [self._card(self.settings.served_model)]})
+
+    async def _model(self, request: web.Request) -> web.Response:
+        return web.json_response(self._card(request.match_info["name"]))  # any name is served
+
+    def _card(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": 0, "owned_by": "swerl", "max_model_len": self.settings.window_tokens}
 
     async def _alive(self, request: web.Request) -> web.Response:
         return web.json_response("I'm alive!")
@@ -146,7 +150,10 @@ def key_of(request: web.Request) -> str:
 async def read_json(request: web.Request) -> tuple[dict, dict[str, str], int]:
     """Body, headers (lower case) and size. Raises ApiError 400 and 413."""
     try:
-        data = await request.read()
+        async with asyncio.timeout(_BODY_S):
+            data = await request.read()
+    except TimeoutError as error:
+        raise ApiError(408, "request_timeout", f"The body did not arrive within {_BODY_S:.0f} s.", retry=True) from error
     except web.HTTPRequestEntityTooLarge as error:
         raise ApiError(413, "request_too_large", f"The body is larger than {error.text or 'allowed'}.") from error
     try:
@@ -164,11 +171,19 @@ def refusal(dialect: Dialect, error: ApiError) -> web.Response:
 
 
 @web.middleware
-async def refuse_upgrades(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Codex asks for a WebSocket first and falls back to plain requests when it is told that there is none."""
+async def plain_refusals(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What is not served is said as JSON. Codex asks for a WebSocket first and falls back to POST when it is told that there is none."""
     if request.headers.get("Upgrade", "").lower() == "websocket":
-        return web.json_response({"error": {"message": "WebSocket is not served here; use POST."}}, status=426)
-    return await handler(request)
+        return _refused(426, "WebSocket is not served here; use POST.")
+    try:
+        return await handler(request)
+    except (web.HTTPNotFound, web.HTTPMethodNotAllowed) as error:
+        return _refused(error.status, f"{request.method} is not served on this path.")
+
+
+def _refused(status: int, message: str) -> web.Response:
+    kind = "not_found_error" if status == 404 else "invalid_request_error"
+    return web.json_response({"type": "error", "error": {"type": kind, "message": message, "code": None, "param": None}}, status=status)
 
 
 async def _started(request: web.Request, content_type: str) -> web.StreamResponse:

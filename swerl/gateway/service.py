@@ -36,6 +36,7 @@ from swerl.runs.services import announce
 _WILDCARDS = ("0.0.0.0", "::")  # bound everywhere, reachable under a name only
 _ADMIN_HOST = "127.0.0.1"
 _START_CACHE_TOKENS = 4_000_000
+_IDLE_S = 1200.0  # longer than an agent's tool call usually takes
 
 
 class Gateway:
@@ -68,7 +69,7 @@ class Gateway:
             self.public_url = self.public_url.replace(f"//{settings.host}:", f"//{name}:")
         if settings.engine_url is not None:
             await self.gate.register(EngineSpec("vllm", settings.engine_url.rstrip("/"), "", 0))
-        self._loading = asyncio.create_task(self._load_parsers())
+        self._tasks = [asyncio.create_task(self._load_parsers()), asyncio.create_task(self._forget_idle())]
         if settings.services_path is not None:
             entry = {"public_url": self.public_url, "admin_url": self.admin_url, "admin_token": self.admin_token}
             announce(settings.services_path, "gateway", entry)
@@ -76,7 +77,8 @@ class Gateway:
 
     async def stop(self) -> None:
         """Sessions stay open on disk; clients lose their connections and find the next process."""
-        self._loading.cancel()
+        for task in self._tasks:
+            task.cancel()
         for runner in self._runners:
             await runner.shutdown()
         await self.store.suspend()
@@ -105,6 +107,11 @@ class Gateway:
             ) from error
         bound = site._server.sockets[0].getsockname()  # type: ignore[union-attr]  # aiohttp has no public way to ask for a free port's number
         return f"http://{host}:{bound[1]}"
+
+    async def _forget_idle(self) -> None:
+        while True:
+            await asyncio.sleep(_IDLE_S / 10)
+            self.store.forget_idle(_IDLE_S)
 
     async def _load_parsers(self) -> None:
         try:

@@ -84,9 +84,11 @@ class Session:
     marks: set[str] = field(default_factory=set)
     closed: str | None = None
     aborted: int = 0
+    used_at: float = field(default_factory=time.monotonic)
 
     async def ticket(self, request: ChatRequest) -> Ticket:
         """Place the request and either find its answer or start sampling it. Raises ApiError."""
+        self.used_at = time.monotonic()
         async with self.lock:
             self._refuse_if_closed()
             placement = await self._place(request)
@@ -153,6 +155,10 @@ class Session:
             if r["k"] == "close":
                 self.closed, self.aborted = r["reason"], r["aborted"]
 
+    def idle_since(self) -> float | None:
+        """When it was last used (monotonic seconds), or None while something goes on in it."""
+        return None if self.works or self.delivering or self.lock.locked() else self.used_at
+
     async def suspend(self) -> None:
         """Stop sampling without closing: for the end of the process."""
         await self._abort_all()
@@ -186,7 +192,12 @@ class Session:
         place = self.parts.placer.place
         if request.size_bytes < _IN_THREAD_BYTES:
             return place(self.tree, request)
-        return await asyncio.get_running_loop().run_in_executor(self.parts.executor, place, self.tree, request)
+        placing = asyncio.get_running_loop().run_in_executor(self.parts.executor, place, self.tree, request)
+        try:
+            return await asyncio.shield(placing)
+        except asyncio.CancelledError:
+            await asyncio.wait([placing])  # the client is gone, but the thread is in the tree: the lock is let go when it is out
+            raise
 
     def _note(self, placement: Placement) -> None:
         for turn in placement.known:

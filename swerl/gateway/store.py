@@ -76,6 +76,16 @@ class SessionStore:
         session.journal.close()
         return report
 
+    def forget_idle(self, idle_s: float) -> int:
+        """Drop open sessions that nobody has used for ``idle_s`` from memory; the next request reads them back. Returns how many."""
+        before = time.monotonic() - idle_s
+        idle = [s for s in self._live.values() if (since := s.idle_since()) is not None and since < before]
+        for session in idle:
+            session.journal.write({"k": "hold", "hold_s": round(session.hold.total_s, 3)})
+            session.journal.close()
+            del self._live[session.id]
+        return len(idle)
+
     async def suspend(self) -> None:
         """End of the process: stop sampling without closing any session; the next process serves them on."""
         await asyncio.gather(*(session.suspend() for session in self._live.values()))

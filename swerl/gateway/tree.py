@@ -12,6 +12,7 @@ Invariants: nodes are only added; ids are unique and rise along every path; a Tu
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,8 +72,8 @@ class Turn:
     tokens: Tokens
     end: int
     depth: int
-    logprobs: list[float]
-    versions: list[int]
+    logprobs: array[float]
+    versions: array[int]
     last_token: int
     answer: Answer
     probe: bool = False
@@ -139,8 +140,8 @@ class SessionTree:
             tokens=Tokens.of(token_ids),
             end=parent.end + len(token_ids),
             depth=parent.depth + 1,
-            logprobs=list(logprobs),
-            versions=list(versions),
+            logprobs=array("d", logprobs),
+            versions=array("q", versions),
             last_token=token_ids[-1],
             answer=answer,
             probe=probe,

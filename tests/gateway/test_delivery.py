@@ -194,3 +194,41 @@ def test_rewritten_copies_are_reported_once(tmp_path, model_dir, vllm_reader):
             assert len(rows) == 1 and "cd /x && cat y" in text
 
     asyncio.run(main())
+
+
+def test_an_idle_session_leaves_the_memory_and_comes_back(tmp_path, model_dir, vllm_reader):
+    async def main():
+        async with running(tmp_path, model_dir, vllm_reader, slow) as kit:
+            session, key = await kit.open()
+            asked = asyncio.create_task(kit.chat(key, TASK))
+            await asyncio.sleep(0.1)
+            assert kit.gateway.store.forget_idle(0) == 0, "a session that works is not idle"
+            first = await asked
+            recorded = await kit.recording(session)
+            assert kit.gateway.store.forget_idle(0) == 1 and kit.gateway.store.live() == []
+            history = [*TASK, first["choices"][0]["message"], {"role": "user", "content": "go on"}]
+            assert text_of(await kit.chat(key, history)) == "answer 1"
+            (path,) = (await kit.recording(session))["paths"]
+            (before,) = recorded["paths"]
+            assert path["prompt_ids"] == before["prompt_ids"]
+            assert path["response_logprobs"][: len(before["response_ids"])] == before["response_logprobs"]
+
+    asyncio.run(main())
+
+
+def test_a_client_that_leaves_while_its_request_is_placed_does_no_harm(tmp_path, model_dir, vllm_reader):
+    async def main():
+        async with running(tmp_path, model_dir, vllm_reader, counting) as kit:
+            session, key = await kit.open()
+            long = [
+                {"role": "user", "content": f"{i} the quick brown fox " * 8000} for i in range(4)
+            ]  # tokenising takes a while, in a thread
+            for message in long:
+                with pytest.raises(asyncio.TimeoutError):
+                    await asyncio.wait_for(kit.chat(key, [message]), 0.02)
+            answers = await asyncio.gather(*(kit.chat(key, [message]) for message in long))
+            assert len({a["id"] for a in answers}) == 4
+            rows = (await kit.recording(session))["paths"]
+            assert len(rows) == 4 and all(len(r["prompt_ids"]) > 8000 for r in rows)
+
+    asyncio.run(main())

@@ -232,6 +232,7 @@ def test_claude_codes_system_notes_inside_the_history():
         (OpenAIResponses(), {"input": "x", "previous_response_id": "resp_1"}),
         (OpenAIResponses(), {"input": [{"type": "computer_call"}]}),
         (OpenAIResponses(), {"input": "x", "tools": [{"type": "function"}]}),
+        (OpenAIResponses(), {"input": "x", "text": {"format": {"type": "json_schema"}}}),
     ],
 )
 def test_bad_requests_are_refused(dialect, body):

@@ -144,6 +144,7 @@ BAD_BODIES = [
     ({"messages": TASK, "tools": [{"type": "web_search"}]}, "tools[0]"),
     ({"messages": TASK, "tool_choice": "required"}, "tool_choice"),
     ({"messages": TASK, "stop": [1]}, "stop"),
+    ({"messages": TASK, "response_format": {"type": "json_object"}}, "response_format"),
 ]
 
 
@@ -168,11 +169,13 @@ def test_what_clients_ask_around_the_api(tmp_path, model_dir, vllm_reader):
             ("HEAD", f"/t/{key}", 200),
             ("GET", f"/t/{key}/v1/models", 200),
             ("GET", "/v1/models", 200),
+            ("GET", "/v1/models/hosted_vllm/policy", 200),
             ("GET", "/nothing", 404),
             ("GET", "/v1/chat/completions", 405),
         ):
             async with kit.client.request(method, url + path) as response:
                 assert response.status == status, path
+                assert method == "HEAD" or response.content_type == "application/json"
         upgrade = {"Connection": "Upgrade", "Upgrade": "websocket"}
         async with kit.client.get(f"{url}/t/{key}/v1/responses", headers=upgrade) as response:
             assert response.status == 426

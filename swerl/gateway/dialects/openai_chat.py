@@ -27,6 +27,8 @@ class OpenAIChat:
         max_tokens = number(body, "max_completion_tokens", int) or number(body, "max_tokens", int)
         if max_tokens is not None and max_tokens < 1:
             raise bad_request("max_tokens must be at least 1", param="max_tokens")
+        if (form := (body.get("response_format") or {}).get("type", "text")) != "text":
+            raise bad_request(f"response_format {form!r} is not served: it would change the policy's distribution", param="response_format")
         options = body.get("stream_options") or {}
         template_kwargs = body.get("chat_template_kwargs") or {}
         conversation = seen.recall(messages, body.get("tools"), template_kwargs, _message, _tools)

@@ -33,6 +33,8 @@ class OpenAIResponses:
         instructions = body.get("instructions")
         if isinstance(instructions, str) and instructions:
             items = [{"type": "message", "role": "system", "content": instructions}, *items]
+        if (form := ((body.get("text") or {}).get("format") or {}).get("type", "text")) != "text":
+            raise bad_request(f"text.format {form!r} is not served: it would change the policy's distribution", param="text.format")
         max_tokens = number(body, "max_output_tokens", int)
         if max_tokens is not None and max_tokens < 1:
             raise bad_request("max_output_tokens must be at least 1", param="max_output_tokens")
