@@ -67,7 +67,8 @@ def run(part: Part, words: Sequence[str], options: Sequence[str]) -> tuple[Count
     if words:
         command += ["-k", " or ".join(words)]
     print(f"--- tests in .venv/{part.environment}: {' '.join(path.name for path in part.paths)}", flush=True)
-    code = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}).returncode
+    path = f"{os.environ['PATH']}:{ROOT / '.venv' / 'uv' / 'bin'}"  # where make setup puts uv on a machine that has none
+    code = subprocess.run(command, cwd=ROOT, env={**os.environ, "PATH": path, "PYTHONDONTWRITEBYTECODE": "1"}).returncode
     subprocess.run(["rm", "-rf", scratch], check=False)
     counts: Counter[str] = Counter()
     if report.exists():
