@@ -29,7 +29,7 @@ STEP_S = 0.05
 
 def plan_of(run, steps):
     me = [sys.executable, __file__]
-    service = {"url_key": "url", "health_path": "/", "ready_timeout_s": 10.0, "stop_grace_s": 3.0}
+    service = {"url_key": "url", "health_path": "/", "ready_timeout_s": 120.0, "stop_grace_s": 3.0}
     return Plan(
         services=tuple(
             ProcessSpec(name, (*me, "service", str(run.root), name), run.log_of(name), **service) for name in ("gateway", "runner")
@@ -114,7 +114,7 @@ def trainer(run_dir, steps):
         if step % 3 == 0 or step == int(steps):
             write_atomic(checkpoint, str(step).encode())
             events.emit("checkpoint.committed", step=step)
-    descendants.segment.unlink()  # an orderly end removes its segments; a kill does not
+    Path("/dev/shm", descendants.segment.name).unlink()  # an orderly end removes its segments; a kill does not
     return 0
 
 
