@@ -107,12 +107,12 @@ class Journal:
     def _append(self, data: bytes, sync: bool) -> None:
         with self._files.appending(self.path) as fd:
             with self._whole_lines:
-                written = 0
+                before = os.fstat(fd).st_size
                 try:
-                    while written < len(data):
-                        written += os.write(fd, data[written:] if written else data)
+                    while data:
+                        data = data[os.write(fd, data) :]
                 except OSError:
-                    os.ftruncate(fd, os.fstat(fd).st_size - written)
+                    os.ftruncate(fd, before)
                     raise
             if sync:
                 os.fdatasync(fd)

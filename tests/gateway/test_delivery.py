@@ -218,11 +218,10 @@ def test_an_idle_session_leaves_the_memory_and_comes_back(tmp_path, model_dir, v
 
 def test_a_client_that_leaves_while_its_request_is_placed_does_no_harm(tmp_path, model_dir, vllm_reader):
     async def main():
-        async with running(tmp_path, model_dir, vllm_reader, counting) as kit:
+        async with running(tmp_path, model_dir, vllm_reader, counting, window_tokens=1_000_000) as kit:
             session, key = await kit.open()
-            long = [
-                {"role": "user", "content": f"{i} the quick brown fox " * 8000} for i in range(4)
-            ]  # tokenising takes a while, in a thread
+            # tokenising takes a while, in a thread
+            long = [{"role": "user", "content": f"{i} the quick brown fox " * 8000} for i in range(4)]
             for message in long:
                 with pytest.raises(asyncio.TimeoutError):
                     await asyncio.wait_for(kit.chat(key, [message]), 0.02)
