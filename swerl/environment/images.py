@@ -2,7 +2,8 @@
 
 ``stage(project, target, folder)`` copies exactly the files that a target needs, with fixed modes and times, so that neither a working
 directory nor a clock reaches the image. ``build(request)`` runs buildah or docker on it. buildah gives equal manifest digests for equal
-inputs; docker's older builders keep times of their own, and its result is reported as what it is.
+inputs, in OCI format: Docker's own format holds a random host name, and OCI's has no health check (containers/compose.yaml says it again);
+docker's older builders keep times of their own, and its result is reported as what it is.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def build_command(request: Request, context: Path, arguments: dict[str, str]) ->
     file = str(context / "containers" / f"{request.target}.Containerfile")
     if request.engine == "docker":
         return ["docker", "build", "--network", "host", "--tag", request.tag, "--file", file, *options, str(context)]
-    fixed = ["--timestamp", str(request.epoch_s), "--format", "docker", "--layers=false", "--force-rm"]
+    fixed = ["--timestamp", str(request.epoch_s), "--format", "oci", "--layers=false", "--force-rm"]
     here = ["--isolation", "chroot", "--network", "host"]
     return ["buildah", "build", *fixed, *here, "--tag", request.tag, "--file", file, *options, str(context)]
 
