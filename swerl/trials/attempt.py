@@ -27,12 +27,11 @@ from swerl.trials.gateway import GatewayAdmin, GatewayRefused, GatewayUnreachabl
 from swerl.trials.grading import ANSWER
 from swerl.trials.model import TrialRequest
 from swerl.trials.outcomes import Evidence, Outcome
+from swerl.trials.sandboxes import docker
 from swerl.trials.sandboxes.bubblewrap import BubblewrapEnvironment
+from swerl.trials.sandboxes.leftovers import END_OTHERS
 from swerl.trials.screening import Finding
 from swerl.trials.settings import BUBBLEWRAP, GRADING, RunnerSettings
-
-# For sandboxes without our process 1: end whatever the agent left, except the shell that does it.
-_END_OTHERS = "for p in /proc/[0-9]*; do p=${p#/proc/}; [ $p -gt 1 ] && [ $p -ne $$ ] && kill -9 $p; done 2>/dev/null; true"
 
 
 @dataclass(slots=True)
@@ -189,7 +188,7 @@ class AttemptRunner:
             await environment.close_network()
             await environment.prepare_grading()
         else:
-            await environment.exec(_END_OTHERS, user="root", timeout_sec=60)
+            await environment.exec(END_OTHERS, user="root", timeout_sec=60)
 
     def _collect(self, trial: Trial, attempt: Attempt) -> None:
         result: HarborResult = trial.result
@@ -241,6 +240,9 @@ class AttemptRunner:
                 "run_tag": settings.run_tag,
                 "changes_only": not harbor["verifier"].get("disable", False),
             }
+        elif docker.is_docker(environment):
+            environment["extra_docker_compose"] = [docker.overlay(settings.run_dir / "trials", settings.run_tag)]
+            inside_url = docker.inside_url(public_url) if public_url is not None else None
         verifier = dict(harbor["verifier"])
         if ours and not verifier.get("disable"):
             verifier["import_path"] = GRADING

@@ -25,7 +25,7 @@ from swerl.trials.clock import GatewayWatch
 from swerl.trials.gateway import GatewayAdmin
 from swerl.trials.journal import Journal
 from swerl.trials.model import Identity, TrialRequest
-from swerl.trials.sandboxes import limits, reaper
+from swerl.trials.sandboxes import docker, limits, reaper
 from swerl.trials.scheduler import Scheduler, Stopping
 from swerl.trials.settings import RunnerSettings
 
@@ -44,7 +44,7 @@ class Runner:
         settings = self.settings
         self._journal = Journal(settings.journal_path)
         self._events = EventLog(settings.events_path, "runner")
-        reaped = await asyncio.to_thread(reaper.reap, settings.run_tag, settings.sandbox.get("work_dir"))
+        reaped = await asyncio.to_thread(self._reap)
         settings.trials_dir.mkdir(parents=True, exist_ok=True)
         self._gateway = GatewayAdmin(settings.services_path)
         self._watch = GatewayWatch(self._gateway.public_url)
@@ -75,10 +75,20 @@ class Runner:
             await self._http.cleanup()
         await self._watch.stop()
         await self._gateway.shut()
-        await asyncio.to_thread(reaper.reap, self.settings.run_tag, self.settings.sandbox.get("work_dir"))
+        await asyncio.to_thread(self._reap)
         self._events.emit("runner.stopped", durable=True, **self.scheduler.stats())
         self._events.close()
         self._journal.close()
+
+    def _reap(self) -> reaper.Reaped:
+        """Remove what carries this run's tag, under the journal's lock. Docker is asked only when the run's sandboxes are Docker's."""
+        found = reaper.reap(self.settings.run_tag, self.settings.sandbox.get("work_dir"))
+        if docker.is_docker(self.settings.harbor["environment"]):
+            try:
+                found.containers = docker.reap(self.settings.run_tag)
+            except RuntimeError as error:
+                self._events.emit("runner.not_reaped", error=str(error))
+        return found
 
     @web.middleware
     async def _border(self, request: web.Request, handler: Any) -> web.StreamResponse:

@@ -286,17 +286,17 @@ def _python(rootfs: Path | None) -> str:
 @cache
 def _modules(of_host: bool) -> dict[str, bytes]:
     """The program's modules: compiled when the interpreter that will run them is the host's, else as they are."""
-    sources = {name: (_INSIDE / f"{name}.py").read_bytes() for name in MODULES}
     if not of_host:
-        return sources
+        return {name: (_INSIDE / f"{name}.py").read_bytes() for name in MODULES}
     code = (
-        "import sys, importlib._bootstrap_external as b;"
-        "c = compile(sys.stdin.buffer.read(), sys.argv[1], 'exec', optimize=2);"
-        "sys.stdout.buffer.write(b._code_to_timestamp_pyc(c))"
+        "import sys, importlib._bootstrap_external as b\n"
+        "for path in sys.argv[1:]:\n"
+        "    c = b._code_to_timestamp_pyc(compile(open(path, 'rb').read(), 'sandbox', 'exec', optimize=2))\n"
+        "    sys.stdout.buffer.write(len(c).to_bytes(4, 'little') + c)\n"
     )
-
-    def compiled(name: str, source: bytes) -> bytes:
-        line = ["/" + _python(None), "-I", "-S", "-c", code, name]
-        return subprocess.run(line, input=source, capture_output=True, check=True).stdout
-
-    return {name: compiled(name, source) for name, source in sources.items()}
+    line = ["/" + _python(None), "-I", "-S", "-c", code, *(str(_INSIDE / f"{name}.py") for name in MODULES)]
+    said, compiled = subprocess.run(line, capture_output=True, check=True).stdout, {}
+    for name in MODULES:
+        end = 4 + int.from_bytes(said[:4], "little")
+        compiled[name], said = said[4:end], said[end:]
+    return compiled

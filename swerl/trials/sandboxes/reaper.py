@@ -25,6 +25,7 @@ class Reaped:
     mounts: int = 0
     groups: int = 0
     directories: int = 0
+    containers: int = 0
 
     def as_dict(self) -> dict[str, int]:
         return asdict(self)
