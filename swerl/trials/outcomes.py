@@ -98,6 +98,7 @@ ENDED_BY: Mapping[Outcome, frozenset[str]] = MappingProxyType(
                 "RewardFileEmptyError",
                 "VerifierOutputParseError",
                 "GradingSandboxFailed",
+                "SwerlError",  # the task asks for what this sandbox cannot do
             }
         ),
         Outcome.CANCELLED: frozenset({"CancelledError"}),

@@ -60,7 +60,6 @@ class RunnerSettings:
     reward_key: str = "reward"
     overlong: Literal["keep", "drop"] = "keep"
     timeout: Literal["drop", "keep"] = "drop"
-    warm_sandboxes: int = 0
     breaker_failures: int = 8
 
     @property
@@ -121,5 +120,4 @@ def settings_from(cfg: RunConfig, run_dir: Path) -> RunnerSettings:
         reward_key=cfg.reward.key,
         overlong=cfg.reward.overlong,
         timeout=cfg.reward.timeout,
-        warm_sandboxes=0,
     )

@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import shutil
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from swerl.trials.sandboxes.relay import Relay
 from swerl.trials.sandboxes.spec import DEFAULT_PATH, Limits, SandboxSpec
 from swerl.trials.sandboxes.wire import SandboxDied, SandboxRefused
 
+ROOT = Path(__file__).resolve().parents[2]
 ENV = {"PATH": DEFAULT_PATH, "HOME": "/root", "LANG": "C.UTF-8"}
 SMALL = Limits(processes=64, file_mb=8, disk_mb=16, inodes=2000, memory_mb=256)
 
@@ -334,3 +337,42 @@ def test_a_root_filesystem_directory(tmp_path):
     assert str(work) not in Path("/proc/self/mountinfo").read_text()
     (work / "test-sandbox").rmdir()
     work.rmdir()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the other tests of this file already run without root")
+def test_without_root(tmp_path):
+    """The same sandbox started by an ordinary user: what then is missing is named, the rest holds."""
+    tmp_path.chmod(0o755)
+    for parent in list(tmp_path.parents)[:2]:
+        parent.chmod(0o755)
+    shutil.copytree(ROOT / "swerl" / "trials" / "sandboxes", tmp_path / "swerl" / "trials" / "sandboxes")
+    for name in ("errors.py", "__init__.py", "trials/__init__.py"):
+        shutil.copyfile(ROOT / "swerl" / name, tmp_path / "swerl" / name)
+    code = """
+import asyncio
+from swerl.trials.sandboxes import limits
+from swerl.trials.sandboxes.launch import start
+from swerl.trials.sandboxes.spec import Limits, SandboxSpec
+
+async def main():
+    sandbox = await start(SandboxSpec(limits=Limits(processes=40, disk_mb=8, memory_mb=200)), "test-plain", "t")
+    async def sh(command):
+        done = await sandbox.channel.run(command, "/", {"PATH": "/usr/bin:/bin"}, 30, 4000)
+        print((done.stdout + done.stderr).decode().strip().splitlines()[-1:])
+    await sh("grep CapEff /proc/self/status")
+    await sh("id -u")
+    await sh("unshare -Ur true")
+    await sh("for i in $(seq 60); do sleep 5 & done; wait")
+    await sh("head -c 9000000 /dev/zero > /tmp/f")
+    await sh("python3 -c 'bytearray(300 << 20)'")
+    await sandbox.stop()
+    print(len(limits.missing()))
+
+asyncio.run(main())
+"""
+    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "/usr/bin/python3", "-c", code]
+    done = subprocess.run(command, env={"PYTHONPATH": str(tmp_path), "PATH": DEFAULT_PATH}, cwd="/", capture_output=True, text=True)
+    said = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    for line, words in zip(said, ("0000000000000000", "0", "not permitted", "fork:", "No space", "MemoryError", "3"), strict=True):
+        assert words in line

@@ -1,4 +1,4 @@
-"""What a sandbox is to be, before any process exists. Plain data; two equal specs are interchangeable (the warm pool relies on it)."""
+"""What a sandbox is to be, before any process exists. Plain data."""
 
 from __future__ import annotations
 
