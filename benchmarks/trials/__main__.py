@@ -69,6 +69,9 @@ class WaitingAgent(BaseAgent):
     leave: asyncio.Event
     here = 0
 
+    def __init__(self, *args, base_url: str, **kwargs):
+        super().__init__(*args, **kwargs)
+
     @staticmethod
     def name() -> str:
         return "waiting"
@@ -174,7 +177,7 @@ async def many_alive(folder: Path, task: Path, alive: int) -> None:
     WaitingAgent.leave = asyncio.Event()
     clock.PROBE_S = 60.0
     agent = {"import_path": "bench_trials:WaitingAgent", "kwargs": {}}
-    running = Running(folder, num_workers=alive, agent=agent, disable_verifier=True)
+    running = Running(folder, num_workers=alive, agent=agent, agent_timeout=86400.0, disable_verifier=True)
     running.runner.settings = replace(running.settings, harbor={**running.settings.harbor, "environment": NULL})
     before_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     async with running:
@@ -182,6 +185,8 @@ async def many_alive(folder: Path, task: Path, alive: int) -> None:
         trials = [asyncio.create_task(running.run(task, sample=number)) for number in range(alive)]
         while WaitingAgent.here < alive:
             await asyncio.sleep(0.05)
+            if over := next((trial for trial in trials if trial.done()), None):
+                raise RuntimeError(f"a trial ended early: {over.result().error}")
         up_s = time.perf_counter() - began
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         WaitingAgent.leave.set()
