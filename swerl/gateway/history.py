@@ -29,34 +29,54 @@ class Conversation:
 
     items: list[Any]
     converted: list[Any]
-    raw_tools: Any
-    template_kwargs: Mapping[str, Any]
     tools: tuple[Mapping[str, Any], ...]
     preamble: bytes
     same_items: int = 0  # as many items at the beginning are those of the conversation it continues
     anchors: list[tuple[int, Node]] = field(default_factory=list)
 
 
-class Histories:
+@dataclass(frozen=True, slots=True)
+class ToolSet:
+    """``raw`` as the client sent it; ``preamble`` is the digest of the tools alone."""
+
+    raw: Any
+    tools: tuple[Mapping[str, Any], ...]
+    preamble: bytes
+
+
+class ToolSets:
+    """The tools of all sessions: those of one agent are the same in each, large, and kept once."""
+
     def __init__(self) -> None:
+        self._recent: deque[ToolSet] = deque(maxlen=16)
+
+    def of(self, raw: Any, convert: ConvertTools) -> ToolSet:
+        for known in self._recent:
+            if known.raw == raw:
+                return known
+        tools = convert(raw)
+        made = ToolSet(raw, tools, preamble_digest(tools, {}))
+        self._recent.appendleft(made)
+        return made
+
+
+class Histories:
+    def __init__(self, tool_sets: ToolSets | None = None) -> None:
         self._recent: deque[Conversation] = deque(maxlen=_REMEMBERED)
+        self._tool_sets = tool_sets or ToolSets()
 
     def recall(
         self, items: Sequence[Any], raw_tools: Any, template_kwargs: Mapping[str, Any], convert: ConvertItem, convert_tools: ConvertTools
     ) -> Conversation:
         """The conversation of a request. Raises what the dialect's functions raise for items they refuse."""
-        alike = [c for c in self._recent if c.raw_tools == raw_tools and c.template_kwargs == template_kwargs]
+        tool_set = self._tool_sets.of(raw_tools, convert_tools)
+        preamble = preamble_digest(tool_set.tools, template_kwargs) if template_kwargs else tool_set.preamble
+        alike = [c for c in self._recent if c.preamble == preamble]
         same, known = max(((_same(c.items, items), c) for c in alike), key=lambda pair: pair[0], default=(0, None))
-        fresh = [convert(items[i], i) for i in range(same, len(items))]
-        if known is None:
-            tools = convert_tools(raw_tools)
-            preamble = preamble_digest(tools, template_kwargs)
-            made = Conversation(list(items), fresh, raw_tools, template_kwargs, tools, preamble)
-        else:
-            converted = [*known.converted[:same], *fresh]
-            made = Conversation(list(items), converted, raw_tools, template_kwargs, known.tools, known.preamble, same, known.anchors)
-            if same == len(known.items):
-                self._recent.remove(known)  # continued, not left for another
+        converted = [*(known.converted[:same] if known else ()), *(convert(items[i], i) for i in range(same, len(items)))]
+        made = Conversation(list(items), converted, tool_set.tools, preamble, same, known.anchors if known else [])
+        if known is not None and same == len(known.items):
+            self._recent.remove(known)  # continued, not left for another
         self._recent.appendleft(made)
         return made
 

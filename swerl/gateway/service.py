@@ -21,6 +21,8 @@ from swerl.gateway.engines.base import Engine, EngineSpec
 from swerl.gateway.engines.bridge import BridgeEngine
 from swerl.gateway.engines.vllm_http import VllmHttpEngine
 from swerl.gateway.gate import EngineGate
+from swerl.gateway.history import ToolSets
+from swerl.gateway.limits import settle_memory
 from swerl.gateway.metrics import Metrics
 from swerl.gateway.parsers import AnswerReader, VllmParsers
 from swerl.gateway.placement import Placer
@@ -49,6 +51,7 @@ class Gateway:
         self.events = EventLog(settings.events_path, "gateway")
         self.metrics = Metrics()
         self.ended = asyncio.Event()
+        self.on_parsers_ready: Callable[[], None] = lambda: None
         self.public_url = self.admin_url = ""
         self.admin_token = secrets.token_hex(32)
         self._runners: list[web.AppRunner] = []
@@ -59,7 +62,7 @@ class Gateway:
         settings = self.settings
         self.gate = EngineGate(connect, settings.journal_dir / "engine.json", settings.max_hold_s, settings.max_in_flight)
         placer = Placer(self.template, StartCache(self.template).tokens, settings.on_rewrite)
-        self.store = SessionStore(Parts(settings, placer, self.gate, self.reader, self.executor, self.events, self.metrics))
+        self.store = SessionStore(Parts(settings, placer, self.gate, self.reader, ToolSets(), self.executor, self.events, self.metrics))
         public = PublicSurface(settings, self.store, self.template.tokenizer, self.metrics)
         admin = AdminSurface(self.admin_token, self.store, self.gate, self.metrics, self.ended.set)
         self.admin_url = await self._listen(admin.app(), _ADMIN_HOST, 0)
@@ -121,6 +124,7 @@ class Gateway:
             self.failure = error
             self.ended.set()
         else:
+            self.on_parsers_ready()
             self.events.emit("gateway.parsers_ready", tool_parser=self.reader.tool_parser)
 
 
@@ -135,6 +139,7 @@ async def serve(settings: GatewaySettings, reader: AnswerReader | None = None) -
     gateway = Gateway(settings, reader)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, gateway.ended.set)
+    gateway.on_parsers_ready = settle_memory
     await gateway.start()
     print(f"gateway: agents at {gateway.public_url}, admin at {gateway.admin_url}", flush=True)
     await gateway.ended.wait()

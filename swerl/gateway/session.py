@@ -17,7 +17,7 @@ from typing import Any
 from swerl.gateway.chat import Answer, ChatRequest
 from swerl.gateway.errors import ApiError, context_overflow
 from swerl.gateway.gate import EngineGate, Hold
-from swerl.gateway.history import Histories
+from swerl.gateway.history import Histories, ToolSets
 from swerl.gateway.journal import Journal
 from swerl.gateway.metrics import Metrics
 from swerl.gateway.parsers import AnswerReader
@@ -40,6 +40,7 @@ class Parts:
     placer: Placer
     gate: EngineGate
     reader: AnswerReader
+    tool_sets: ToolSets
     executor: Executor
     events: EventLog
     metrics: Metrics

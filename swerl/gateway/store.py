@@ -15,6 +15,7 @@ from hashlib import sha256
 from typing import Any
 
 from swerl.gateway.errors import ApiError
+from swerl.gateway.history import Histories
 from swerl.gateway.journal import Journal, OpenFiles, journal_path, read_journal
 from swerl.gateway.records import read_tree
 from swerl.gateway.session import Parts, Session
@@ -106,7 +107,8 @@ class SessionStore:
 
     def _made(self, id: str, trial: Mapping[str, Any], sampling: Mapping[str, Any], seed: int, max_turns: int | None) -> Session:
         journal = Journal(journal_path(self.directory, id), self.parts.executor, self._files)
-        return Session(id, trial, sampling, seed, max_turns, journal, self.parts)
+        histories = Histories(self.parts.tool_sets)
+        return Session(id, trial, sampling, seed, max_turns, journal, self.parts, histories=histories)
 
     def _keep_closed(self, session: Session) -> None:
         self._closed[session.id] = session

@@ -7,6 +7,7 @@ A model without that file goes through transformers (`TransformersTokenizer`), w
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 import orjson
 
 from swerl.errors import fail
+from swerl.gateway.pieces import Pieces, cut_tokens
 
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -30,11 +32,17 @@ class FastTokenizer:
     def __init__(self, model_path: Path):
         from tokenizers import Tokenizer as Backend
 
+        # one text at a time has nothing to share among threads, and idle ones of the pool cost more than they bring
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self._backend = Backend.from_file(str(model_path / "tokenizer.json"))
         self._backend.no_truncation()
         self._backend.no_padding()
+        self._pieces = Pieces(self._whole, cut_tokens(orjson.loads((model_path / "tokenizer.json").read_bytes())))
 
     def encode(self, text: str) -> list[int]:
+        return self._pieces.encode(text)
+
+    def _whole(self, text: str) -> list[int]:
         # the batch call releases the interpreter lock, the single one does not; the fast one leaves out offsets
         return self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
