@@ -141,14 +141,15 @@ def test_time_on_hold_is_not_the_agents(tmp_path, task):
     async def main():
         async def held(messages):
             session = next(iter(running.gateway.sessions.values()))
-            for _ in range(30):  # three seconds, three times the agent's limit
-                await asyncio.sleep(0.1)
-                session["hold_s"] += 0.1
+            before, began = session["hold_s"], time.monotonic()
+            while time.monotonic() - began < 4.0:  # each of the two answers is held for longer than the agent's whole limit
+                await asyncio.sleep(0.05)
+                session["hold_s"] = before + time.monotonic() - began
             return script(FIX)(messages)
 
-        async with Running(tmp_path / "run", held, agent_timeout=1.0) as running:
+        async with Running(tmp_path / "run", held, agent_timeout=3.5) as running:
             result = await running.run(task)
-            assert (result.outcome, result.reward) == (Outcome.COMPLETED, 1.0) and result.timing.hold_s > 5
+            assert (result.outcome, result.reward) == (Outcome.COMPLETED, 1.0) and result.timing.hold_s > 7
 
     asyncio.run(main())
 
