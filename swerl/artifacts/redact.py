@@ -19,7 +19,8 @@ _NAMED = re.compile(
     """
 )
 _BEARER = re.compile(r"(?i)\b(?P<name>bearer\s+)(?P<value>[\w.~+/=-]{8,})")
-_SESSION = re.compile(r"(?P<name>/t/)(?P<value>[\w-]{16,})")  # a session's key in a gateway address
+# A session's key in a gateway address: behind a host, or where a path begins. A directory that is called "t" is not one.
+_SESSION = re.compile(r"""(?P<name>(?:://[^\s/"']+|(?<![\w./-]))/t/)(?P<value>[\w-]{16,})""")
 _PLACE = re.compile(r"[\w./-]+\.ya?ml:\d+:\d+|default")  # where a key's value came from, not the value
 _URL_PASSWORD = re.compile(r"(?P<name>\b\w+://[^\s/:@]*:)(?P<value>[^\s/@]{3,})(?=@)")
 
