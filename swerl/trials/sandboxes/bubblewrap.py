@@ -161,7 +161,11 @@ class BubblewrapEnvironment(BaseEnvironment):
                 await self._forget_history()
                 await self.sandbox.channel.baseline(self.workdir)
         except (SandboxDied, SandboxRefused) as error:
+            await self.stop(delete=True)
             raise SandboxBuildFailedError(f"the task's files do not fit into its sandbox: {error}") from error
+        except BaseException:
+            await self.stop(delete=True)
+            raise
 
     async def _lay_out(self) -> None:
         """Put the task's environment/ where its Dockerfile says, or, without one, into the working directory."""

@@ -80,10 +80,15 @@ class Sandbox:
             await _wait(self.process, 30.0)
         if self.overlay is not None:
             await asyncio.to_thread(self.overlay.unmount)
-        for delay_s in (0.0, 0.005, 0.02, 0.1, 0.5, 1.0, 2.0):
-            await asyncio.sleep(delay_s)
-            if self.group.remove():
-                return
+        await _remove(self.group)
+
+
+async def _remove(group: limits.Group) -> None:
+    """A group goes when its last process has; what is still there after some seconds is the reaper's."""
+    for delay_s in (0.0, 0.005, 0.02, 0.1, 0.5, 1.0, 2.0):
+        await asyncio.sleep(delay_s)
+        if group.remove():
+            return
 
 
 async def _wait(process: subprocess.Popen[bytes], limit_s: float) -> bool:
@@ -170,7 +175,7 @@ async def _discard(
         process.stderr.close()
     if overlay is not None:
         overlay.unmount()
-    group.remove()
+    await _remove(group)
     return said
 
 
