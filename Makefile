@@ -26,8 +26,8 @@ setup: ## install everything from uv.lock: two environments, bubblewrap (EXTRA=c
 $(SWERL):
 	@scripts/bootstrap.sh $(EXTRA)
 
-demo: setup ## the whole loop on this machine, from nothing to results (FRESH=1 begins anew)
-	@$(SWERL) demo $(if $(FRESH),--fresh) $(ARGS)
+demo: setup ## the whole loop on this machine, from nothing to results (FRESH=1 begins anew, PROFILE=h100x1 on a GPU)
+	@$(SWERL) demo $(if $(PROFILE),--profile $(PROFILE)) $(if $(FRESH),--fresh) $(ARGS)
 
 validate: $(SWERL) ## check the configuration against the schema
 	@$(SWERL) validate $(CHOICE)

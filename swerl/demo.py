@@ -24,19 +24,21 @@ from swerl.runs.rundir import RunDir, read_json, write_json
 from swerl.runs.status import peak_memory_mb
 
 PASS_AT = "4"
+# Profile -> recipe of its policy (swerl/policy/recipe.py) and size of its repositories.
+DEMONSTRATIONS: Mapping[str, tuple[str, str]] = {"demo-cpu": ("demo", "small"), "h100x1": ("large", "large")}
 Say = Callable[[str], None]
 
 
-def build_policy(config: RunConfig, say: Say) -> None:
-    """The policy the configuration names; built again only if its recipe, seed or code changed."""
+def build_policy(config: RunConfig, recipe: str, say: Say) -> None:
+    """The policy the configuration names; built again only if its recipe, seed or code changed. ``recipe`` is one of the policy room's."""
     say("1/6 policy: a small language model, warm-started from demonstrations")
-    _run(config, "swerl.policy", ["--out", str(config.model.model_path)])
+    _run(config, "swerl.policy", ["--out", str(config.model.model_path), "--recipe", recipe])
 
 
-def make_tasks(config: RunConfig, say: Say) -> None:
+def make_tasks(config: RunConfig, size: str, say: Say) -> None:
     """The tasks and indexes the configuration names; made again only if the generator changed."""
     say("2/6 tasks: small Python repositories with one bug each, hidden tests and a gold solution")
-    _run(config, "swerl.data.generate", ["--out", str(config.data.data_dir)])
+    _run(config, "swerl.data.generate", ["--out", str(config.data.data_dir), "--size", size])
 
 
 def prove_tasks(config: RunConfig, say: Say, examine: Callable[..., Mapping[str, Any]], tasks: int) -> None:

@@ -17,18 +17,27 @@ DOCTOR_TASKS = 32
 @config_options
 @click.option("--fresh", is_flag=True, help="Train anew; the earlier run is kept beside it. Policy and tasks are kept.")
 def demo(chosen: Chosen, fresh: bool) -> int:
-    """The whole loop on this machine: builds a policy and tasks, trains, validates, gathers. The same command resumes."""
+    """The whole loop on this machine: builds a policy and tasks, trains, validates, gathers. The same command resumes.
+
+    ``--profile h100x1`` does it on one GPU, with a larger policy and larger repositories.
+    """
     from swerl import demo as steps
     from swerl.cli.doctor import examine
     from swerl.cli.train import carry_out, check
     from swerl.runs.display import duration
 
     chosen = replace(chosen, profile=chosen.profile or PROFILE)
+    if chosen.profile not in steps.DEMONSTRATIONS:
+        known = ", ".join(steps.DEMONSTRATIONS)
+        raise click.BadParameter(
+            f"there is no demonstration for the profile {chosen.profile!r}; there is one for {known}", param_hint="--profile"
+        )
+    recipe, size = steps.DEMONSTRATIONS[chosen.profile]
     config = chosen.load()
     began = time.monotonic()
     say = click.echo
-    steps.build_policy(config, say)
-    steps.make_tasks(config, say)
+    steps.build_policy(config, recipe, say)
+    steps.make_tasks(config, size, say)
     steps.prove_tasks(config, say, examine, DOCTOR_TASKS)
     say("4/6 preflight")
     if check(config):

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from swerl.errors import SwerlError
+from swerl.policy.recipe import RECIPES
 
 
 @click.command(help=__doc__)
@@ -18,6 +19,7 @@ from swerl.errors import SwerlError
 @click.option(
     "--threads", type=int, default=min(2, os.cpu_count() or 1), show_default=True, help="Part of the build's identity: sums depend on it."
 )
+@click.option("--recipe", type=click.Choice(list(RECIPES)), default="demo", show_default=True, help="large: for one GPU.")
 @click.option("--continue", "source", type=click.Path(path_type=Path, exists=True), help="Start from this policy instead of from nothing.")
 @click.option("--steps", type=int, help="With --continue: number of supervised steps.")
 @click.option("--seconds", type=float, help="With --continue: as many steps as the source's build made in this time.")
@@ -32,6 +34,7 @@ def main(
     out: Path | None,
     seed: int,
     threads: int,
+    recipe: str,
     source: Path | None,
     steps: int | None,
     seconds: float | None,
@@ -45,11 +48,11 @@ def main(
 
     try:
         if measured is not None:
-            card = build.measure_policy(measured, instruction, threads, seed)
+            card = build.measure_policy(measured, instruction, threads, seed, RECIPES[recipe].task_size)
         elif source is not None:
             card = build.continue_training(source, out, steps, seconds, gold, threads)
         else:
-            card = build.build(out, seed, threads)
+            card = build.build(out, seed, threads, RECIPES[recipe])
     except SwerlError as error:
         click.echo(str(error), err=True)
         sys.exit(1)

@@ -54,10 +54,11 @@ def build(out: Path, seed: int, threads: int, recipe: Recipe | None = None, say:
     torch.set_num_threads(threads)
     started = time.monotonic()
     say(f"making {recipe.demo_tasks} demonstration tasks and the tokenizer")
-    tokenizer = tokenizers.build(make_tasks(repair.TOKENIZER_SEED, recipe.tokenizer_tasks, "train"))
-    demonstrations = make_tasks(repair.DEMONSTRATION_SEED, recipe.demo_tasks, "train")
-    model = models.new_model(tokenizer, seed)
-    say(f"training {sum(p.numel() for p in model.parameters())} parameters for {recipe.steps} steps on {threads} threads")
+    tokenizer = tokenizers.build(make_tasks(repair.TOKENIZER_SEED, recipe.tokenizer_tasks, "train", recipe.task_size), recipe.shape)
+    demonstrations = make_tasks(repair.DEMONSTRATION_SEED, recipe.demo_tasks, "train", recipe.task_size)
+    model = models.new_model(tokenizer, seed, recipe.shape).to(device())
+    where = f"{threads} threads" if model.device.type == "cpu" else torch.cuda.get_device_name()
+    say(f"training {sum(p.numel() for p in model.parameters())} parameters for {recipe.steps} steps on {where}")
     before = time.monotonic()
     loss = warmstart.train(model, tokenizer, demonstrations, recipe, seed, say)
     train_s = time.monotonic() - before
@@ -65,12 +66,13 @@ def build(out: Path, seed: int, threads: int, recipe: Recipe | None = None, say:
         "digest": digest,
         "seed": seed,
         "threads": threads,
+        "device": model.device.type,
         "recipe": recipe.as_dict(),
         "parameters": sum(p.numel() for p in model.parameters()),
         "made_by": "supervised steps on generated demonstrations: gold ones first, then a mix that is sloppy on purpose",
         "policy_loss": round(loss, 4),
         "train_s": round(train_s, 1),
-        **_measured(model, tokenizer, say),
+        **_measured(model, tokenizer, recipe.task_size, say),
     }
     rate = card["val"]["pass_at_1"]
     if not WINDOW[0] <= rate <= WINDOW[1]:
@@ -93,14 +95,14 @@ def continue_training(
     card = read_card(source)
     if card is None:
         raise fail("SWERL-M002", f"{source} holds no {CARD}", "build the policy first: python -m swerl.policy --out DIR", str(source))
-    first = Recipe(**card["recipe"])
+    first = Recipe.of(card["recipe"])
     number = steps if steps is not None else max(1, round((seconds or card["train_s"]) * first.steps / card["train_s"]))
     torch.set_num_threads(threads)
-    tokenizer, model = transformers.AutoTokenizer.from_pretrained(source), models.load_model(source)
+    tokenizer, model = transformers.AutoTokenizer.from_pretrained(source), models.load_model(source).to(device())
     mix = {"good": 1.0} if gold else first.mix
     rates = {"muon_lr": first.muon_lr * CONTINUE_LR, "adam_lr": first.adam_lr * CONTINUE_LR}
     recipe = dataclasses.replace(first, clean_steps=0, mixed_steps=number, mix=mix, warmup_steps=min(20, number), **rates)
-    tasks = make_tasks(repair.DEMONSTRATION_SEED + 1, min(recipe.demo_tasks, number * recipe.batch_size), "train")
+    tasks = make_tasks(repair.DEMONSTRATION_SEED + 1, min(recipe.demo_tasks, number * recipe.batch_size), "train", recipe.task_size)
     say(f"continuing {source} for {number} supervised steps")
     before = time.monotonic()
     loss = warmstart.train(model, tokenizer, tasks, recipe, card["seed"] + 1, say)
@@ -112,25 +114,30 @@ def continue_training(
         "recipe": recipe.as_dict(),
         "policy_loss": round(loss, 4),
         "train_s": round(time.monotonic() - before, 1),
-        **_measured(model, tokenizer, say),
+        **_measured(model, tokenizer, recipe.task_size, say),
     }
     return _place(model, tokenizer, out, result)
 
 
-def measure_policy(source: Path, instruction: str, threads: int, seed: int = 0) -> dict[str, Any]:
+def measure_policy(source: Path, instruction: str, threads: int, seed: int = 0, size: str = "small") -> dict[str, Any]:
     """Rates on the held-out tasks. ``instruction`` "none" withholds the issue text, "file" all of it but the file's name: the blind
     controls."""
     torch.set_num_threads(threads)
-    tokenizer, model = transformers.AutoTokenizer.from_pretrained(source), models.load_model(source)
-    tasks = make_tasks(repair.VAL_SEED, repair.NUM_VAL, "val")
+    tokenizer, model = transformers.AutoTokenizer.from_pretrained(source), models.load_model(source).to(device())
+    tasks = make_tasks(repair.VAL_SEED, repair.NUM_VAL, "val", size)
     found = measuring.measure(model, tokenizer, tasks, SAMPLES, seed, instruction=INSTRUCTIONS[instruction])
     return {"policy": str(source), "instruction": instruction, **found.as_dict()}
+
+
+def device() -> torch.device:
+    """Where policies are built: the GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def build_digest(recipe: Recipe, seed: int, threads: int) -> str:
     """Hash of all that decides the weights on one kind of machine."""
     digest = hashlib.sha256(
-        json.dumps([recipe.as_dict(), seed, threads, torch.__version__, transformers.__version__], sort_keys=True).encode()
+        json.dumps([recipe.as_dict(), seed, threads, device().type, torch.__version__, transformers.__version__], sort_keys=True).encode()
     )
     for path in [Path(__file__).with_name(f"{name}.py") for name in SOURCES] + sorted(Path(generate.__file__).parent.glob("*.py")):
         if path.stem in ("families", "repair", *SOURCES):
@@ -146,8 +153,8 @@ def read_card(directory: Path) -> dict[str, Any] | None:
     return json.loads((directory / CARD).read_text())
 
 
-def _measured(model: Any, tokenizer: Any, say: Say) -> dict[str, Any]:
-    tasks = make_tasks(repair.VAL_SEED, repair.NUM_VAL, "val")
+def _measured(model: Any, tokenizer: Any, size: str, say: Say) -> dict[str, Any]:
+    tasks = make_tasks(repair.VAL_SEED, repair.NUM_VAL, "val", size)
     sampled = measuring.measure(model, tokenizer, tasks, SAMPLES).as_dict()
     greedy = measuring.measure(model, tokenizer, tasks, 1, temperature=0).as_dict()["pass_at_1"]
     say(f"held-out tasks at temperature 1: {sampled}; likeliest token always: pass@1 {greedy}")

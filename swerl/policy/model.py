@@ -1,4 +1,4 @@
-"""The policy's network: Qwen3's architecture at 0.6 million parameters, fp32."""
+"""The policy's network: Qwen3's architecture in the sizes of a recipe, fp32."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ import torch
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
 
+from swerl.policy.recipe import SMALL, Shape
 
-def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM:
+
+def new_model(tokenizer: PreTrainedTokenizerFast, seed: int, shape: Shape = SMALL) -> Qwen3ForCausalLM:
     """Fresh weights; equal seeds give equal weights."""
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=(len(tokenizer) + 31) // 32 * 32,
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        head_dim=32,
-        max_position_embeddings=1024,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        max_position_embeddings=shape.positions,
         tie_word_embeddings=True,
         rope_theta=1e4,
         eos_token_id=tokenizer.eos_token_id,

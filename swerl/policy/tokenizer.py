@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerFast
 from swerl.data.generate import RepairTask
 from swerl.data.generate.families import NOUNS, VERBS
 from swerl.policy import protocol
+from swerl.policy.recipe import SMALL, Shape
 
-VOCABULARY = 768
 SPECIAL = ("<|endoftext|>", "<|im_start|>", protocol.END)
 WHOLE = (
     "<tool_call>",
@@ -71,24 +71,24 @@ TEMPLATE = r"""
 """
 
 
-def build(tasks: list[RepairTask]) -> PreTrainedTokenizerFast:
-    """The tokenizer, trained on the texts of ``tasks``; equal tasks give an equal tokenizer."""
+def build(tasks: list[RepairTask], shape: Shape = SMALL) -> PreTrainedTokenizerFast:
+    """The tokenizer of ``shape.vocabulary`` entries, trained on the texts of ``tasks``; equal tasks give an equal tokenizer."""
     core = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(PIECES), "isolated")
     core.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     core.decoder = decoders.ByteLevel()
-    size = VOCABULARY - len(WHOLE) - len(SPECIAL)
+    size = shape.vocabulary - len(WHOLE) - len(SPECIAL)
     trainer = trainers.BpeTrainer(
         vocab_size=size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=[], show_progress=False
     )
-    core.train_from_iterator(_corpus(tasks), trainer)
+    core.train_from_iterator(_corpus(tasks, shape.numbered_lines), trainer)
     core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     core.add_tokens([AddedToken(token, special=False, normalized=False) for token in WHOLE])
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         eos_token=protocol.END,
         pad_token=SPECIAL[0],
-        model_max_length=1024,
+        model_max_length=shape.positions,
         clean_up_tokenization_spaces=False,
         chat_template=TEMPLATE,
     )
@@ -104,13 +104,13 @@ def prompt_text(tokenizer: PreTrainedTokenizerFast, instruction: str) -> str:
     return tokenizer.apply_chat_template(protocol.messages(instruction), tools=protocol.TOOLS, tokenize=False, add_generation_prompt=True)
 
 
-def _corpus(tasks: list[RepairTask]) -> Iterator[str]:
+def _corpus(tasks: list[RepairTask], numbered_lines: int) -> Iterator[str]:
     for task in tasks:
         yield f"{task.issue}\n{protocol.numbered(task.code)}{task.edit.command(task.file)}\n{task.code}{WORDS}"
     # Words that every trial holds become whole tokens, however rare they are in the tasks' own text.
     for word in ("system", "user", "assistant", protocol.DONE):
         yield "\n".join([word] * 3000)
-    for line in range(1, 20):
+    for line in range(1, numbered_lines + 1):
         yield "\n".join([f"{line:6d}\t"] * 2000)
     for verb in VERBS:
         yield " ".join([verb] * 500)

@@ -1,6 +1,7 @@
 """Supervised training on demonstrations: a fixed number of steps, so that a slow machine gives the same policy as a fast one.
 
-Deterministic for a given seed, number of threads and processor kind (floating-point sums depend on the latter two).
+On a CPU in fp32 and deterministic for a given seed, number of threads and processor kind (floating-point sums depend on the latter two);
+on a GPU the products are in bf16, and sums may differ from one build to the next.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ def pad(examples: list[Example], pad_id: int) -> tuple[Tensor, Tensor]:
 
 def _update(model: Qwen3ForCausalLM, chosen: list[torch.optim.Optimizer], examples: list[Example], pad_id: int) -> float:
     ids, weights = (tensor.to(model.device) for tensor in pad(examples, pad_id))
-    logits = model(input_ids=ids).logits[:, :-1]
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
+        logits = model(input_ids=ids).logits[:, :-1].float()
     losses = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(len(examples), -1)
     weights = weights[:, 1:]
     model.zero_grad()

@@ -81,4 +81,3 @@ class TrialJournal:
                     continue  # torn by a killed runner and closed off by its successor
                 if entry.get("kind") == "settled":
                     yield entry["result"]
-

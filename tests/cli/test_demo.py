@@ -57,7 +57,7 @@ def test_an_unsound_task_stops_the_demo_and_is_not_taken_as_proved(config):
 def test_a_step_that_fails_is_named(config, tmp_path):
     (tmp_path / "tasks").write_text("a file where a directory is wanted")
     with pytest.raises(SwerlError, match=r"SWERL-R022 .*swerl.data.generate ended with exit code 1"):
-        make_tasks(config, print)
+        make_tasks(config, "small", print)
 
 
 def test_time_is_that_of_all_attempts_and_of_nothing_between():

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from swerl.data import task_hash
 from swerl.data.generate import RepairTask, harbor, make_task, make_tasks, repair
 from swerl.data.generate.families import FILES
+from swerl.policy.recipe import RECIPES
 
 TASKS = {split: make_tasks(seed, number, split) for split, seed, number in (("train", 7000, 1024), ("val", 2000, 64))}
 
@@ -70,6 +71,12 @@ def test_kinds_and_sizes_spread() -> None:
     assert any(len(task.files) == 2 for task in TASKS["train"])
 
 
+def test_large_repositories_hold_three_to_six_functions_and_number_their_lines_within_the_tokenizer() -> None:
+    tasks = make_tasks(repair.TRAIN_SEED, 200, "train", "large")
+    assert {task.num_functions for task in tasks} == {3, 4, 5, 6}
+    assert max(code.count("\n") for task in tasks for code in task.files.values()) <= RECIPES["large"].shape.numbered_lines
+
+
 def test_file_names_shadow_nothing() -> None:
     assert not set(FILES) & set(sys.stdlib_module_names)
 
@@ -84,8 +91,11 @@ def bodies(text: str) -> set[str]:
     return {digest(f"def f({part.split('(', 1)[1]}") for part in parts}
 
 
-def test_val_shares_no_repository_file_patch_or_function_body() -> None:
-    train = [*TASKS["train"], *make_tasks(repair.DEMONSTRATION_SEED, 3000, "train"), *make_tasks(repair.TOKENIZER_SEED, 1000, "train")]
+@pytest.mark.parametrize("size", repair.SIZES)
+def test_val_shares_no_repository_file_patch_or_function_body(size: str) -> None:
+    seeds = {repair.TRAIN_SEED: 1024, repair.DEMONSTRATION_SEED: 3000, repair.TOKENIZER_SEED: 1000}
+    train = [task for seed, number in seeds.items() for task in make_tasks(seed, number, "train", size)]
+    val = make_tasks(repair.VAL_SEED, repair.NUM_VAL, "val", size)
     for what in (
         lambda task: {task.key},
         lambda task: {digest(code) for code in (*task.files.values(), task.gold)},
@@ -93,7 +103,7 @@ def test_val_shares_no_repository_file_patch_or_function_body() -> None:
         lambda task: bodies(task.gold) | bodies(task.code),
     ):
         seen = set().union(*(what(task) for task in train))
-        assert all(not what(task) & seen for task in TASKS["val"])
+        assert all(not what(task) & seen for task in val)
 
 
 def test_the_body_check_sees_a_renamed_copy() -> None:

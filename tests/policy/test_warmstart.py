@@ -13,7 +13,7 @@ import pytest
 from swerl.data.generate import make_tasks
 from swerl.errors import SwerlError
 from swerl.policy import demonstrations, protocol
-from swerl.policy.recipe import Recipe
+from swerl.policy.recipe import RECIPES, Recipe
 
 pytestmark = pytest.mark.train
 TASKS = make_tasks(41, 60, "train")
@@ -127,6 +127,22 @@ def test_continuing_from_nothing_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(SwerlError, match="SWERL-M002"):
         build.continue_training(tmp_path, tmp_path / "out", 1, None, False, 1, say=lambda line: None)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_survives_its_card(name: str) -> None:
+    assert Recipe.of(json.loads(json.dumps(RECIPES[name].as_dict()))) == RECIPES[name]
+
+
+def test_the_large_network_has_the_shape_of_its_recipe() -> None:
+    shape = RECIPES["large"].shape
+    from swerl.policy import model, tokenizer
+
+    words = tokenizer.build(make_tasks(11, 200, "train", "large"), shape)
+    config = model.new_model(words, 0, shape).config
+    assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (8, 4, 64)
+    assert len(words) <= config.vocab_size <= shape.vocabulary
+    assert len(tokenizer.encode(words, f"{shape.numbered_lines:6d}\t")) == 1
 
 
 def test_the_digest_follows_recipe_seed_and_threads() -> None:

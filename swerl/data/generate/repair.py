@@ -11,8 +11,9 @@ import copy
 import functools
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 from swerl.data.generate.families import FAMILIES, FILES, NOUNS, VERBS, Function
@@ -21,8 +22,19 @@ Split = Literal["train", "val"]
 # Text to the left of the change that makes the first match on the line the right one.
 LEFT_CONTEXTS = ("", " ", "> ", ", ", "= ", "range(1, ", "* ", "+ ", "- ", "return ")
 RIGHT_CONTEXTS = ("", ")")
-FUNCTIONS_PER_TASK = {1: 0.65, 2: 0.30, 3: 0.05}
-SECOND_FILE_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large repositories are: the weight of each number of functions, and how often the sound ones lie in a second file."""
+
+    functions: Mapping[int, float]
+    second_file_share: float = 0.5
+
+
+SIZES: Mapping[str, Size] = MappingProxyType(
+    {"small": Size({1: 0.65, 2: 0.30, 3: 0.05}), "large": Size({3: 0.30, 4: 0.30, 5: 0.25, 6: 0.15}, second_file_share=0.25)}
+)
 
 # Seeds of the sets that one demo uses. Val is the same whatever a run's or a policy's seed, so that runs are compared on the same tasks.
 TOKENIZER_SEED = 11
@@ -83,20 +95,20 @@ class RepairTask:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def make_tasks(seed: int, number: int, split: Split) -> list[RepairTask]:
-    """``number`` different repositories of one split; a longer list with the same seed starts with the shorter one."""
+def make_tasks(seed: int, number: int, split: Split, size: str = "small") -> list[RepairTask]:
+    """``number`` different repositories of one split and one of ``SIZES``; a longer list with the same seed starts with the shorter one."""
     rng = random.Random(seed)
     tasks: dict[str, RepairTask] = {}
     while len(tasks) < number:
-        task = make_task(rng, split)
+        task = make_task(rng, split, SIZES[size])
         tasks.setdefault(task.key, task)
     return list(tasks.values())
 
 
-def make_task(rng: random.Random, split: Split) -> RepairTask:
+def make_task(rng: random.Random, split: Split, size: Size = SIZES["small"]) -> RepairTask:
     """The next task that ``rng`` yields for ``split``; draws until one is fit."""
     while True:
-        task = _draw(rng, split)
+        task = _draw(rng, split, size)
         if task is not None:
             return task
 
@@ -107,8 +119,8 @@ def split_of(function: Function) -> Split:
     return "val" if hashlib.sha256(text.encode()).digest()[0] % 4 == 0 else "train"
 
 
-def _draw(rng: random.Random, split: Split) -> RepairTask | None:
-    number = rng.choices(list(FUNCTIONS_PER_TASK), list(FUNCTIONS_PER_TASK.values()))[0]
+def _draw(rng: random.Random, split: Split, size: Size) -> RepairTask | None:
+    number = rng.choices(list(size.functions), list(size.functions.values()))[0]
     functions = [_function(rng, family, split) for family in rng.sample(FAMILIES, number)]
     names = _names(rng, number)
     buggy = rng.randrange(number)
@@ -122,7 +134,7 @@ def _draw(rng: random.Random, split: Split) -> RepairTask | None:
 
     # The buggy function's file holds all functions, or it alone while the others lie in a second file.
     file, other_file = (f"{stem}.py" for stem in rng.sample(FILES, 2))
-    apart = number > 1 and rng.random() < SECOND_FILE_SHARE
+    apart = number > 1 and rng.random() < size.second_file_share
     here = [buggy] if apart else list(range(number))
     first_line = sum(len(functions[i].lines(names[i])) + 1 for i in here if i < buggy)
     edit = _edit(bad, good, slot.bad, slot.good, first_line)
