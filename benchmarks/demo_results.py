@@ -1,8 +1,8 @@
-"""docs/results/demo.json and demo.svg from finished demo runs: ``python benchmarks/demo_results.py --out docs/results NAME=RUN_DIR ...``.
+"""docs/results/demo.json and demo.svg from demo runs: ``python benchmarks/demo_results.py --out docs/results NAME=RUN_DIR ...``.
 
 Reads each run's journal, metrics, manifest and trajectories. Per validation: resolve rate with its 95 % interval, pass@k, how many trials
 read a file first, how many edited, and how many of those passed. A name that starts with ``control`` is drawn dashed and left out of the
-means. Nothing is chosen: every validation of every run appears.
+means. Nothing is chosen: every validation of every run appears. ``--name h100`` writes h100.json and h100.svg instead.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ COLOURS = ("#1f6f8b", "#c2571a", "#4a7c3a", "#7a4988", "#8a6d1d")
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--name", default="demo", show_default=True, help="Of the two files.")
 @click.argument("runs", nargs=-1, required=True)
-def main(out: Path, runs: tuple[str, ...]) -> None:
+def main(out: Path, name: str, runs: tuple[str, ...]) -> None:
     found = {}
     for entry in runs:
-        name, _, place = entry.partition("=")
-        found[name] = summary(RunDir.at(place))
+        title, _, place = entry.partition("=")
+        found[title] = summary(RunDir.at(place))
     out.mkdir(parents=True, exist_ok=True)
-    (out / "demo.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
-    (out / "demo.svg").write_text(curve(found))
+    (out / f"{name}.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    (out / f"{name}.svg").write_text(curve(found))
     click.echo(table(found))
 
 
@@ -66,9 +67,21 @@ def summary(run: RunDir) -> dict[str, Any]:
         "validations": steps,
         "rollout_actor_correlation_min": min(row.data["training/rollout_actor_probs_pearson_corr"] for row in rows),
         "step_s_mean": mean(row.data["timing_s/step"] for row in rows),
-        "gen_s_mean": mean(row.data["timing_s/gen"] for row in rows),
-        "old_log_prob_s_mean": mean(row.data["timing_s/old_log_prob"] for row in rows),
-        "update_actor_s_mean": mean(row.data["timing_s/update_actor"] for row in rows),
+        "means": {
+            name: mean(row.data[name] for row in rows if name in row.data)
+            for name in sorted({name for row in rows for name in row.data if name.startswith(("timing_s/", "perf/"))})
+        },
+        "by_step": {
+            name: [row.data.get(name) for row in rows]
+            for name in (
+                "critic/rewards/mean",
+                "training/rollout_actor_probs_pearson_corr",
+                "actor/grad_norm",
+                "actor/entropy",
+                "timing_s/step",
+            )
+        },
+        "lineages": [row.lineage for row in rows],
         "steps": len(rows),
         "trained_trials": sum(row.data["swerl/trials/in_loss"] for row in rows),
         "commit": manifest["source"]["commit"],
