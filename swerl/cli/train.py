@@ -68,4 +68,4 @@ def carry_out(config: RunConfig, fresh: bool, then: bool = True) -> int:
     say_next(f"swerl resume {run.id}")
     if outcome.by_signal:
         return 130
-    return 1 if row.state == State.FAILED else 0
+    return 1 if row.state == State.FAILED or outcome.problem is not None else 0

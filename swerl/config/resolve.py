@@ -154,6 +154,7 @@ AUTO: Mapping[str, Callable[[Values, str | None], Any]] = MappingProxyType(
         "infrastructure.node0_ip": _node0_ip,
         "infrastructure.ray_num_cpus": _or("infrastructure", "ray_num_cpus", _on_cpu(16)),
         "infrastructure.object_store_mb": _or("infrastructure", "object_store_mb", _on_cpu(500)),
+        "watch.no_trial_min": _or("watch", "no_trial_min", lambda v: v["harbor_runtime"]["trial_hard_timeout_sec"] / 60 + 10),
         "vllm.max_num_batched_tokens": _batched_tokens,
         "vllm.kv_cache_gb": _or("vllm", "kv_cache_gb", lambda _: 1),
         "vllm.block_size": _or("vllm", "block_size", _on_cpu(16)),

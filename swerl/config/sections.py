@@ -288,17 +288,52 @@ class Gateway:
 
 
 @dataclass(frozen=True, slots=True)
+class Watch:
+    """What the watchdog of a run calls an alarm, and what follows."""
+
+    actions: Mapping[str, Any]
+    steps: int
+    correlation_min: float
+    rollout_kl_max: float
+    grad_norm_max: float
+    entropy_min_share: float
+    ess_min: float
+    turns_min: float
+    invalid_ratio_max: float
+    flat_groups_max: float
+    coverage_min: float
+    setup_drift_max: float
+    prefix_hit_min_share: float
+    gpu_idle_min: float
+    disk_free_gb: float
+    no_trial_min: float
+    idle_min: float
+    boot_min: float
+    phase_min: float
+    sample_sec: float
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """Who is told of alarms and of a run's end. The webhook is a secret: see `Secrets`."""
+
+    command: str | None
+    least: Literal["note", "pause", "stop"]
+
+
+@dataclass(frozen=True, slots=True)
 class Secrets:
     """What must reach no log, file or sandbox. ``repr`` shows which are set, never their text."""
 
     wandb_api_key: str = ""
+    webhook: str = ""
 
     def __repr__(self) -> str:
-        return f"Secrets(wandb_api_key={'set' if self.wandb_api_key else 'unset'})"
+        return f"Secrets({', '.join(f'{f.name}={"set" if getattr(self, f.name) else "unset"}' for f in fields(self))})"
 
     def values(self) -> tuple[str, ...]:
         """The texts to redact wherever they turn up."""
-        return tuple(v for v in (self.wandb_api_key,) if v)
+        return tuple(v for v in (self.wandb_api_key, self.webhook) if v)
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,6 +359,8 @@ class RunConfig:
     reward: Reward
     capture: Capture
     gateway: Gateway
+    watch: Watch
+    notify: Notify
     verl_overrides: Mapping[str, Any]
     secrets: Secrets
     source: Mapping[str, str]

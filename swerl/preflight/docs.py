@@ -12,15 +12,17 @@ from swerl.preflight.catalog import CHECKS
 from swerl.preflight.check import Check
 from swerl.preflight.error_ids import FAMILIES, Use, uses
 from swerl.preflight.faults import page as faults_page
+from swerl.watch import RULES, Rule
 
 _MADE = "<!-- made by `python -m swerl.preflight.docs`; do not edit -->"
-_BEGIN, _END = "<!-- checks: begin, made by `python -m swerl.preflight.docs` -->", "<!-- checks: end -->"
+_BEGIN, _END = "<!-- {}: begin, made by `python -m swerl.preflight.docs` -->", "<!-- {}: end -->"
 
 
 def troubleshooting(root: Path = PROJECT_ROOT) -> str:
     """``docs/troubleshooting.md``: one anchor per id, in the words of the program."""
     by_id = {id: list(group) for id, group in groupby(uses(root / "swerl"), key=lambda use: use.id)}
     checks = {check.id: check for check in CHECKS}
+    rules = {rule.id: rule for rule in RULES}
     lines = [
         "# Troubleshooting",
         "",
@@ -30,11 +32,15 @@ def troubleshooting(root: Path = PROJECT_ROOT) -> str:
         "",
     ]
     for letter, family in FAMILIES.items():
-        ids = sorted(id for id in {*by_id, *checks, *PROBLEMS} if id[6] == letter)
+        ids = sorted(id for id in {*by_id, *checks, *rules, *PROBLEMS} if id[6] == letter)
         if ids:
             lines += [f"# {family}", ""]
         for id in ids:
-            lines += [f"## {id}", "", *(_check(checks[id]) if id in checks else _problem(id, by_id.get(id, [])))]
+            lines += [f"## {id}", ""]
+            if id in checks:
+                lines += _check(checks[id])
+            else:
+                lines += _rule(rules[id]) if id in rules else _problem(id, by_id.get(id, []))
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
@@ -48,6 +54,13 @@ def _check(check: Check) -> list[str]:
     if check.faults:
         numbers = ", ".join(f"J{n}" for n in check.faults)
         lines += [f"Catalogued failures ([faults](faults.md)): {numbers}.", ""]
+    return lines
+
+
+def _rule(rule: Rule) -> list[str]:
+    lines = [f"**{rule.title[0].upper()}{rule.title[1:]}** (alarm, {rule.action}). Raised when {rule.asks}.", "", f"Do: {rule.remedy}.", ""]
+    if rule.faults:
+        lines += [f"Catalogued failures ([faults](faults.md)): {', '.join(f'J{n}' for n in rule.faults)}.", ""]
     return lines
 
 
@@ -75,12 +88,18 @@ def checks_table() -> str:
     return "\n".join(lines)
 
 
-def preflight_page(root: Path = PROJECT_ROOT) -> str:
-    """``docs/preflight.md`` with its table made anew; the rest of the page is written by hand."""
-    text = (root / "docs" / "preflight.md").read_text()
-    head, _, rest = text.partition(_BEGIN)
-    _, _, tail = rest.partition(_END)
-    return f"{head}{_BEGIN}\n\n{checks_table()}\n\n{_END}{tail}"
+def alarms_table() -> str:
+    lines = ["| id | raised when | follows |", "|---|---|---|"]
+    lines += [f"| [{rule.id}](troubleshooting.md#{rule.id.lower()}) | {rule.asks} | {rule.action} |" for rule in RULES]
+    return "\n".join(lines)
+
+
+def with_table(path: Path, name: str, table: str) -> str:
+    """A page written by hand, with the table between its two marks made anew."""
+    begin, end = _BEGIN.format(name), _END.format(name)
+    head, _, rest = path.read_text().partition(begin)
+    _, _, tail = rest.partition(end)
+    return f"{head}{begin}\n\n{table}\n\n{end}{tail}"
 
 
 def pages(root: Path = PROJECT_ROOT) -> dict[Path, str]:
@@ -88,7 +107,8 @@ def pages(root: Path = PROJECT_ROOT) -> dict[Path, str]:
     return {
         docs / "troubleshooting.md": troubleshooting(root),
         docs / "faults.md": faults_page(root / "tests" / "faults"),
-        docs / "preflight.md": preflight_page(root),
+        docs / "preflight.md": with_table(docs / "preflight.md", "checks", checks_table()),
+        docs / "runs.md": with_table(docs / "runs.md", "alarms", alarms_table()),
     }
 
 

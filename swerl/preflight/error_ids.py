@@ -20,6 +20,7 @@ FAMILIES = {
     "C": "Configuration",
     "P": "Preflight",
     "R": "Runs",
+    "W": "Watchdog",
     "G": "Gateway",
     "T": "Trials",
     "D": "Data",

@@ -1,7 +1,7 @@
 """The catalogue of failures that runs of this kind are known to have (J1 to J54), and where each is dealt with.
 
-``docs/faults.md`` is made from this table, from the numbers that checks carry (``Check.faults``), and from the names of the tests in
-``tests/faults`` (``test_j14_...``), so that a number is called covered exactly when a test plants it and a check names it.
+``docs/faults.md`` is made from this table, from the numbers that checks and alarms carry (``faults``), and from the names of the tests in
+``tests/faults`` (``test_j14_...``), so that a number is called covered exactly when a test plants it and a check or an alarm names it.
 """
 
 from __future__ import annotations
@@ -9,10 +9,13 @@ from __future__ import annotations
 import ast
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from swerl.preflight.catalog import CHECKS
+from swerl.watch import RULES
 
 # Number: what a person sees.
 SYMPTOMS: dict[int, str] = {
@@ -72,15 +75,11 @@ SYMPTOMS: dict[int, str] = {
     54: "start breaks without a validation before training",
 }
 
-# What is dealt with outside preflight, or not at all. Numbers with a check are not here.
+# What is dealt with by neither preflight nor the watchdog. Numbers with a check or an alarm are not here.
 ELSEWHERE: dict[int, tuple[str, str]] = {
-    12: ("run", "the supervisor ends a start whose service is not up in time and names it (SWERL-R010)"),
-    13: ("not covered", "only a running run shows it"),
     15: ("design", "the gateway answers to any model name (tests/gateway)"),
-    17: ("not covered", "only a running run shows it"),
     22: ("not covered", "only grading again shows it"),
     23: ("not covered", "only the answers of a running engine show it"),
-    29: ("not covered", "only the metrics of a running run show it"),
     41: ("not covered", "needs a cluster"),
     46: ("design", "absent trials give no rows and short groups are refilled (tests/trainer)"),
     48: ("design", "the gateway drops the header block before it renders a prompt (tests/gateway)"),
@@ -91,7 +90,7 @@ ELSEWHERE: dict[int, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One row of the table. ``how`` is preflight, run, design or not covered."""
+    """One row of the table. ``how`` is preflight, watchdog, design or not covered."""
 
     number: int
     symptom: str
@@ -111,30 +110,45 @@ def planted(tests: Path) -> dict[int, list[str]]:
 
 
 def table(tests: Path) -> list[Fault]:
-    checks: dict[int, list[str]] = defaultdict(list)
-    for check in CHECKS:
-        for number in check.faults:
-            checks[number].append(check.id)
+    checks, alarms = _claims(CHECKS), _claims(RULES)
     names = planted(tests)
     rows = []
     for number, symptom in SYMPTOMS.items():
-        how, where = ("preflight", ", ".join(checks[number])) if number in checks else ELSEWHERE[number]
+        if number in checks or number in alarms:
+            how, where = "preflight" if number in checks else "watchdog", ", ".join([*checks[number], *alarms[number]])
+        else:
+            how, where = ELSEWHERE[number]
         rows.append(Fault(number, symptom, how, where, tuple(names.get(number, ()))))
     return rows
+
+
+def claimed() -> set[int]:
+    """Numbers that a check or an alarm says it names."""
+    return {number for one in (*CHECKS, *RULES) for number in one.faults}
+
+
+def _claims(named: Iterable[Any]) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = defaultdict(list)
+    for one in named:
+        for number in one.faults:
+            found[number].append(one.id)
+    return found
 
 
 def page(tests: Path) -> str:
     """``docs/faults.md``."""
     rows = table(tests)
-    counts = {how: sum(r.how == how for r in rows) for how in ("preflight", "run", "design", "not covered")}
+    counts = {how: sum(r.how == how for r in rows) for how in ("preflight", "watchdog", "design", "not covered")}
     lines = [
         "# Seeded faults",
         "",
         "<!-- made by `python -m swerl.preflight.docs`; do not edit -->",
         "",
-        f"Of {len(rows)} catalogued failures, preflight names {counts['preflight']} before a run starts; each of these is planted by a test"
-        " in `tests/faults`, in what the check reads (a file, a port, a process, an HTTP server, a mount)."
-        f" {counts['run']} shows in the run itself, {counts['design']} cannot happen by design, {counts['not covered']} are not covered.",
+        f"Of {len(rows)} catalogued failures, preflight names {counts['preflight']} before a run starts, and the watchdog"
+        f" {counts['watchdog']} more in the run. Each of these is planted by a test in `tests/faults`, in what is read (a file, a port,"
+        " a process, an HTTP server, a mount, the events and metrics of a run). Where ids of the P and W families stand side by side, the"
+        " watchdog names in the run what preflight could not see."
+        f" {counts['design']} cannot happen by design, {counts['not covered']} are not covered.",
         "",
         "| number | what a person sees | dealt with | where | planted by |",
         "|---|---|---|---|---|",

@@ -31,7 +31,8 @@ class EventLog:
             os.fsync(self._fd)
 
     def close(self) -> None:
-        os.close(self._fd)
+        handle, self._fd = self._fd, -1  # a thread that comes too late gets an error, not somebody else's file
+        os.close(handle)
 
 
 def read_events(path: Path) -> Iterator[dict[str, Any]]:

@@ -6,7 +6,7 @@ Reads only what processes wrote for readers (``events/*.jsonl``, ``metrics.jsonl
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,11 +37,15 @@ class Progress:
             self.phase, self.phase_since, self.trials = phase, time.monotonic(), 0
 
 
-class Feed:
-    """Follows one run from now on; ``poll`` returns the lines that came since the last call."""
+Listener = Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]], None]
 
-    def __init__(self, run: RunDir, total_steps: int | None = None):
-        self.run = run
+
+class Feed:
+    """Follows one run from now on; ``poll`` returns the lines that came since the last call. ``listen`` gets the new events and rows
+    themselves, events first: what happened in a step is known when its row comes."""
+
+    def __init__(self, run: RunDir, total_steps: int | None = None, listen: Listener | None = None):
+        self.run, self._listen = run, listen
         self.progress = Progress(total_steps=total_steps)
         self._offsets = {path: path.stat().st_size for path in run.events.glob("*.jsonl")}
         self._metrics_offset, self._metrics_inode = 0, self._inode()
@@ -50,12 +54,15 @@ class Feed:
 
     def poll(self) -> list[str]:
         lines = []
-        for event in self._new_events():
+        events, rows = self._new_events(), self._new_rows()
+        if self._listen is not None:
+            self._listen(events, rows)
+        for event in events:
             told = _EVENTS.get(event["kind"])
             line = told(self.progress, event) if told else None
             if line:
                 lines.append(line)
-        return lines + [step_line(self.progress, row) for row in self._new_rows()]
+        return lines + [step_line(self.progress, row) for row in rows]
 
     def _new_events(self) -> list[dict[str, Any]]:
         found = []

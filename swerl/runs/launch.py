@@ -9,7 +9,10 @@ from pathlib import Path
 from swerl.config import RunConfig
 from swerl.config.schema import keys
 from swerl.errors import fail
+from swerl.preflight.check import NotApplicable
 from swerl.preflight.context import Context
+from swerl.preflight.forecast import disk
+from swerl.preflight.plan import plan_of
 from swerl.render import process_environment, runner_environment
 from swerl.runs.display import Display
 from swerl.runs.plan import Plan, ProcessSpec
@@ -19,8 +22,11 @@ from swerl.runs.rundir import RunDir
 from swerl.runs.states import State
 from swerl.runs.supervisor import Outcome, Supervisor
 from swerl.runs.takeover import taken
+from swerl.watch import Terms
+from swerl.watch.notify import Notifier
 
 TRAINER_GRACE_S = 20.0
+_WEBHOOK = keys()["notify.webhook"].env
 
 
 def plan_for(config: RunConfig, run: RunDir) -> Plan:
@@ -29,6 +35,7 @@ def plan_for(config: RunConfig, run: RunDir) -> Plan:
     Raises SWERL-R018 when an environment is missing."""
     train = _python(config.environment.venv_path)
     trials = _python(config.environment.trials_venv_path)
+    steps = Context(config).steps()
     no_secrets: Mapping[str, str | None] = {key.env: None for key in keys().values() if key.secret and key.env}
     always = {"PYTHONUNBUFFERED": "1"}
 
@@ -42,8 +49,10 @@ def plan_for(config: RunConfig, run: RunDir) -> Plan:
             spec("gateway", train, "swerl.gateway", no_secrets, url_key="public_url", health_path="/health/liveliness"),
             spec("runner", trials, "swerl.trials", {**no_secrets, **runner_environment(config)}, url_key="url", health_path="/stats"),
         ),
-        trainer=spec("trainer", train, "swerl.trainer", process_environment(config, run), stop_grace_s=TRAINER_GRACE_S),
-        total_steps=Context(config).steps(),
+        trainer=spec("trainer", train, "swerl.trainer", {_WEBHOOK: None, **process_environment(config, run)}, stop_grace_s=TRAINER_GRACE_S),
+        total_steps=steps,
+        terms=Terms.of(config, total_steps=steps, checkpoint_bytes=_checkpoint_bytes(config)),
+        notifier=Notifier.of(config),
     )
 
 
@@ -95,6 +104,15 @@ def set_aside(run: RunDir) -> str | None:
         if held.before is not None:
             held.registry.rename(run.id, aside)
         return aside
+
+
+def _checkpoint_bytes(config: RunConfig) -> int | None:
+    """What one save will need; None where the policy's shape cannot be read."""
+    try:
+        shape = Context(config).shape()
+    except NotApplicable:
+        return None
+    return disk(shape, plan_of(config, steps=None, gpu_memory_bytes=None)).save_bytes
 
 
 def _python(environment: Path) -> Path:

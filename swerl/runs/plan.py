@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from swerl.watch.notify import Notifier
+from swerl.watch.terms import Terms
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
@@ -32,7 +35,8 @@ class Plan:
 
     ``max_restarts`` of one service within ``restart_window_s`` is the most that is put up with; each waits ``restart_delay_s`` times the
     number of restarts so far. ``stop_deadline_s`` bounds a drain that names no deadline of its own. Processes that outlive the one that
-    started them have ``sweep_grace_s`` between SIGTERM and SIGKILL."""
+    started them have ``sweep_grace_s`` between SIGTERM and SIGKILL. ``terms`` are what the watchdog holds the run
+    against; without them nobody watches."""
 
     services: tuple[ProcessSpec, ...]
     trainer: ProcessSpec
@@ -43,3 +47,5 @@ class Plan:
     stop_deadline_s: float = 3600.0
     sweep_grace_s: float = 3.0
     tick_s: float = 0.2
+    terms: Terms | None = None
+    notifier: Notifier = field(default_factory=Notifier)

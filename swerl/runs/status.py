@@ -14,29 +14,35 @@ from swerl.runs.events import read_events
 from swerl.runs.feed import RESOLVE_RATE
 from swerl.runs.memory import used_mb
 from swerl.runs.metrics import Row, read_metrics
-from swerl.runs.registry import Registry, Run
+from swerl.runs.registry import OwnedProcess, Registry, Run
 from swerl.runs.rundir import RunDir
 from swerl.runs.states import LIVE
 
 REWARDS = ("critic/score/mean", "critic/rewards/mean")
-ALARMS = frozenset({"process.died", "breaker.open", "task.quarantined", "group.failed", "trainer.failed"})
+# Events of other processes that a person wants to see beside the watchdog's alarms.
+TROUBLES = frozenset({"process.died", "breaker.open", "task.quarantined", "group.failed", "trainer.failed", "notify.failed"})
 RECENT_STEPS = 10
+SHOWN_ALARMS = 5
+SILENT_S = 60.0
+RATE_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessStatus:
-    """One process of the plan, as recorded and as it is."""
+    """One process of the plan, as recorded and as it is. ``doing`` is what it does now, in words, from its newest events."""
 
     name: str
     pid: int
     alive: bool
     memory_mb: int
     since: float
+    doing: str
 
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """Everything the status verb shows. ``resolve_rates`` are (step, rate) of the validations, oldest first."""
+    """Everything the status verb shows. ``resolve_rates`` are (step, rate) of the validations, oldest first; ``beat_s`` is how long ago the
+    supervisor last said that it lives; rates are of the last steps of this attempt."""
 
     run: Run
     root: str
@@ -45,6 +51,9 @@ class RunStatus:
     reward: float | None
     step_s: float | None
     left_s: float | None
+    trials_per_hour: float | None
+    tokens_per_s: float | None
+    beat_s: float | None
     resolve_rates: tuple[tuple[int, float], ...]
     peak_memory_mb: int | None
     doing: str
@@ -67,18 +76,23 @@ def status_of(run: RunDir, registry: Registry) -> RunStatus:
     left_s = None
     if live and step_s is not None and row.total_steps and last is not None:
         left_s = max(0, row.total_steps - last.step) * step_s
+    since = row.started or 0.0
+    sample = next((e for e in reversed(events) if e["kind"] == "sample" and e["time"] >= since), {}) if live else {}
     return RunStatus(
         run=row,
         root=str(run.root),
-        processes=tuple(_process(p.name, p.ref.pid, p.ref.alive(), p.started) for p in registry.processes(run.id)),
+        processes=tuple(_process(p, doing_of(p.name, events, sample) if live else "") for p in registry.processes(run.id)),
         last_step=rows[-1].step if rows else None,
         reward=_first(last.data, REWARDS) if last else None,
         step_s=step_s,
         left_s=left_s,
+        trials_per_hour=_trials_per_hour(trained),
+        tokens_per_s=_tokens_per_s([e for e in events if e["kind"] == "sample" and e["time"] >= since]),
+        beat_s=max(0.0, time.time() - row.heartbeat) if live and row.heartbeat else None,
         resolve_rates=tuple((r.step, float(r.data[RESOLVE_RATE])) for r in rows if r.data.get(RESOLVE_RATE) is not None),
         peak_memory_mb=peak_memory_mb(events),
         doing=_doing(events) if live else "",
-        alarms=tuple(_alarm(e) for e in events if e["kind"] in ALARMS and e["time"] >= (row.started or 0)),
+        alarms=alarms_of([e for e in events if e["time"] >= since]),
     )
 
 
@@ -92,7 +106,10 @@ def one_screen(status: RunStatus) -> str:
     lines.append(f"  step       {status.last_step if status.last_step is not None else 'none yet'}{total}")
     if status.step_s is not None:
         left = f", about {duration(status.left_s)} left" if status.left_s is not None else ""
-        lines.append(f"  rate       {status.step_s:.1f} s a step{left}")
+        rates = [f"{status.step_s:.1f} s a step"]
+        rates += [f"{status.trials_per_hour:,.0f} trials an hour"] if status.trials_per_hour else []
+        rates += [f"{status.tokens_per_s:,.0f} tokens/s sampled"] if status.tokens_per_s else []
+        lines.append(f"  rate       {', '.join(rates)}{left}")
     if status.reward is not None:
         lines.append(f"  reward     {status.reward:.3f} (mean of the last step)")
     if status.resolve_rates:
@@ -103,9 +120,13 @@ def one_screen(status: RunStatus) -> str:
     if status.peak_memory_mb is not None:
         lines.append(f"  memory     {status.peak_memory_mb} MB at the most")
     for process in status.processes:
-        state = f"alive, {process.memory_mb} MB" if process.alive else "gone"
-        lines.append(f"  {process.name:<10} pid {process.pid}, {state}, for {duration(now - process.since)}")
-    lines += [f"  alarm      {alarm}" for alarm in status.alarms[-5:]]
+        state = f"alive for {duration(now - process.since)}, {process.memory_mb} MB" if process.alive else "gone"
+        lines.append(f"  {process.name:<10} pid {process.pid}, {state}" + (f": {process.doing}" if process.alive and process.doing else ""))
+    if status.beat_s is not None and status.beat_s > SILENT_S:
+        lines.append(f"  supervisor gave no sign of life for {duration(status.beat_s)}")
+    lines += [f"  alarm      {alarm}" for alarm in status.alarms[-SHOWN_ALARMS:]]
+    if len(status.alarms) > SHOWN_ALARMS:
+        lines.append(f"             and {len(status.alarms) - SHOWN_ALARMS} earlier ones: swerl status {run.id} --json")
     lines.append(f"  directory  {status.root}")
     return "\n".join(lines)
 
@@ -125,21 +146,37 @@ def peak_memory_mb(events: Iterable[dict[str, Any]]) -> int | None:
     return max((event["peak_mb"] for event in events if event["kind"] == "run.memory"), default=None)
 
 
-def _process(name: str, pid: int, alive: bool, since: float) -> ProcessStatus:
+def _process(process: OwnedProcess, doing: str) -> ProcessStatus:
     """Memory is of the process and its descendants: the trainer's is in its Ray workers."""
-    memory = 0
+    pid, alive, memory = process.ref.pid, process.ref.alive(), 0
     if alive:
         try:
             parent = psutil.Process(pid)
             memory = used_mb([pid, *(child.pid for child in parent.children(recursive=True))])
         except psutil.NoSuchProcess:
             alive = False
-    return ProcessStatus(name, pid, alive, memory, since)
+    return ProcessStatus(process.name, pid, alive, memory, process.started, doing)
 
 
 def _recent_step_s(rows: list[Row]) -> float | None:
     times = [float(row.data["timing_s/step"]) for row in rows[-RECENT_STEPS:] if row.data.get("timing_s/step") is not None]
     return sum(times) / len(times) if times else None
+
+
+def _trials_per_hour(rows: list[Row]) -> float | None:
+    """Trials of the last steps over the time of those steps."""
+    recent = [row.data for row in rows[-RECENT_STEPS:] if row.data.get("timing_s/step") and row.data.get("swerl/trials/count")]
+    seconds = sum(float(data["timing_s/step"]) for data in recent)
+    return 3600 * sum(float(data["swerl/trials/count"]) for data in recent) / seconds if seconds else None
+
+
+def _tokens_per_s(samples: list[dict[str, Any]]) -> float | None:
+    """Sampled tokens over the last ten minutes, engine's absences included; None until two looks are a minute apart."""
+    seen = [(s["time"], s["gateway"]["sampled_tokens"]) for s in samples if s.get("gateway", {}).get("sampled_tokens") is not None]
+    recent = [(at, tokens) for at, tokens in seen if at >= seen[-1][0] - RATE_S]
+    if len(recent) < 2 or recent[-1][0] - recent[0][0] < 60 or recent[-1][1] < recent[0][1]:
+        return None
+    return (recent[-1][1] - recent[0][1]) / (recent[-1][0] - recent[0][0])
 
 
 def _first(data: Any, names: tuple[str, ...]) -> float | None:
@@ -155,13 +192,43 @@ def _doing(events: list[dict[str, Any]]) -> str:
     return ""
 
 
-def _alarm(event: dict[str, Any]) -> str:
+def doing_of(name: str, events: list[dict[str, Any]], sample: dict[str, Any]) -> str:
+    """What a process does now: the trainer's newest phase and its age; of the services what they answered last."""
+    if name == "trainer":
+        newest = next((e for e in reversed(events) if e["source"] == "trainer" and e["kind"] in _DOING), None)
+        return "" if newest is None else f"{_DOING[newest['kind']].format_map(newest)} for {duration(time.time() - newest['time'])}"
+    stats = sample.get(name, {})
+    if stats.get("answers") is False:
+        return "gives no answer"
+    return ", ".join(f"{stats[key]:,} {word}" for key, word in _COUNTS.get(name, {}).items() if key in stats)
+
+
+def alarms_of(events: list[dict[str, Any]]) -> tuple[str, ...]:
+    """The watchdog's alarms, newest state of each, and other processes' troubles, in the order of their times."""
+    cleared = {event["id"]: event["time"] for event in events if event["kind"] == "alarm.cleared"}
+    found = []
+    for event in events:
+        at = time.strftime("%H:%M:%S", time.localtime(event["time"]))
+        if event["kind"] == "alarm.raised":
+            step = "" if event["step"] is None else f"step {event['step']}: "
+            over = " (over)" if cleared.get(event["id"], 0.0) > event["time"] else ""
+            found.append(f"{at} {event['id']} [{event['action']}] {step}{event['message']}{over}")
+        elif event["kind"] in TROUBLES:
+            found.append(_trouble(at, event))
+    return tuple(found)
+
+
+def _trouble(at: str, event: dict[str, Any]) -> str:
     detail = event.get("message") or event.get("cause") or event.get("how") or event.get("error") or ""
     subject = event.get("process") or event.get("task") or ""
-    at = time.strftime("%H:%M:%S", time.localtime(event["time"]))
     return " ".join(filter(None, (at, event["kind"], str(subject), str(detail)[:200])))
 
 
+# What of a service's newest answer is shown, and in which words.
+_COUNTS = {
+    "gateway": {"sessions": "sessions", "in_flight": "requests in the engine", "waiting": "waiting"},
+    "runner": {"running": "trials running", "queued": "queued"},
+}
 _DOING = {
     "run.running": "starting its services",
     "trainer.start": "loading the trainer",

@@ -18,6 +18,7 @@ from swerl.runs.children import Child, Children, adopt_orphans, describe_status
 from swerl.runs.display import Display
 from swerl.runs.events import EventLog
 from swerl.runs.feed import Feed
+from swerl.runs.guard import Guard
 from swerl.runs.logs import RateLines, first_error
 from swerl.runs.memory import used_mb
 from swerl.runs.metrics import read_metrics
@@ -29,9 +30,11 @@ from swerl.runs.services import answers, entry_of
 from swerl.runs.sharedmemory import NewSegments
 from swerl.runs.states import State
 from swerl.runs.stop import StopRequest, read_request
+from swerl.watch.alarm import Action
 
 TRAINER_STOPPED = 3  # the trainer's exit code for "asked to stop, and saved"
 HOUSEKEEPING_S = 5.0
+ENGINE_TITLE = "VLLM::"  # how vLLM calls its engine and worker processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +69,11 @@ class Supervisor:
         self._children = Children({TOKEN_VARIABLE: cleanup.token_of(run), "SPT_NOENV": "1", "TMPDIR": str(run.tmp)})
         self._services = [_Service(spec) for spec in plan.services]
         self._trainer: Child | None = None
-        self._feed = Feed(run, plan.total_steps)
+        self._guard = Guard(run, plan, self._events, display.line)
+        self._feed = Feed(run, plan.total_steps, self._guard.listen)
         self._rates = RateLines(run.trainer_log, run.vllm_log)
         self._segments = NewSegments()
-        self._peak_mb = 0
+        self._peak_mb = self._engine_mb = 0
         self._signals = 0
         self._stop: StopRequest | None = None
         self._stopping_since = 0.0
@@ -105,6 +109,9 @@ class Supervisor:
                 return outcome
             self._attend_services()
             self._keep_house()
+            alarm = self._guard.attend()
+            if alarm is not None:
+                return Outcome(State.FAILED, alarm.as_problem())
             time.sleep(self._plan.tick_s)
 
     def _attend_services(self) -> None:
@@ -168,7 +175,7 @@ class Supervisor:
         status = trainer.status
         assert status is not None
         if status == TRAINER_STOPPED or (status != 0 and self._stop is not None):
-            return Outcome(State.INTERRUPTED, exit_code=status, by_signal=self._signals > 0)
+            return Outcome(State.INTERRUPTED, self._pausing(), exit_code=status, by_signal=self._signals > 0)
         if status != 0:
             return Outcome(State.FAILED, self._failure("SWERL-R008", trainer, describe_status(status)).problems[0], status)
         if not any(row.step >= 1 for row in read_metrics(self._run.metrics)):
@@ -185,6 +192,10 @@ class Supervisor:
 
     # Stopping
 
+    def _pausing(self) -> Problem | None:
+        """The alarm that asked for an orderly end; None where a person did."""
+        return None if self._guard.pausing is None else self._guard.pausing.as_problem()
+
     def _attend_stop(self) -> Outcome | None:
         """Ctrl-C and SIGTERM end the trainer now; a stop request waits until it has saved, up to its deadline."""
         request = self._stop or read_request(self._run.stop_request)
@@ -196,7 +207,7 @@ class Supervisor:
             self._begin_stop(request)
         deadline_s = self._plan.stop_deadline_s if request.deadline_s is None else request.deadline_s
         if request.mode == "now" or self._trainer is None or time.monotonic() - self._stopping_since > deadline_s:
-            return Outcome(State.INTERRUPTED, by_signal=self._signals > 0)
+            return Outcome(State.INTERRUPTED, self._pausing(), by_signal=self._signals > 0)
         return None
 
     def _begin_stop(self, request: StopRequest) -> None:
@@ -234,8 +245,13 @@ class Supervisor:
     def _write_down(self, outcome: Outcome) -> None:
         """How it ended. The state is written last: until then the run is alive."""
         self._keep_house(now=True)
+        self._guard.look()  # what the last step's row says
         problem = str(outcome.problem) if outcome.problem else None
         self._events.emit(f"run.{outcome.state}", durable=True, problem=problem)
+        grave: Action = "stop" if outcome.state == State.FAILED else "pause" if problem else "note"
+        end = {"state": outcome.state, "problem": problem, "step": self._feed.progress.step}
+        self._guard.tell(f"{self._run.id} {outcome.state}", end, grave)
+        self._guard.close()
         self._events.close()
         self._run.stop_request.unlink(missing_ok=True)
         self._registry.move(self._run.id, outcome.state, exit_code=outcome.exit_code, problem=problem)
@@ -274,8 +290,10 @@ class Supervisor:
             cleanup.note_shared_memory(self._run, self._registry)
 
     def _watch_memory(self) -> None:
-        """An event for each new peak that is worth one."""
-        used = used_mb(seen.pid for seen in cleanup.owned(self._run, self._registry))
-        if used > 1.02 * self._peak_mb:
-            self._peak_mb = used
-            self._events.emit("run.memory", peak_mb=used)
+        """An event for each new peak that is worth one: of all processes, and of engines and trainer's workers beside it."""
+        owned = cleanup.owned(self._run, self._registry)
+        engine = used_mb(seen.pid for seen in owned if seen.command.startswith(ENGINE_TITLE))
+        used = used_mb(seen.pid for seen in owned)
+        if used > 1.02 * self._peak_mb or engine > 1.02 * self._engine_mb:
+            self._peak_mb, self._engine_mb = max(used, self._peak_mb), max(engine, self._engine_mb)
+            self._events.emit("run.memory", peak_mb=self._peak_mb, engine_mb=self._engine_mb)

@@ -73,7 +73,8 @@ class RunHooks(PPOTrainer):
         """Tell the gateway where its engine is and which weights it holds."""
         self.bridge = bridge
         self.gateway.call_now("POST", "/engine", {"kind": "bridge", **bridge, "version": self.global_steps})
-        self.events.emit("engine.ready", step=self.global_steps, version=self.lineage.version(self.global_steps))
+        replicas = len(self.llm_server_manager.server_addresses)
+        self.events.emit("engine.ready", step=self.global_steps, version=self.lineage.version(self.global_steps), replicas=replicas)
 
     def pause_engine(self, reason: str) -> None:
         began = time.monotonic()

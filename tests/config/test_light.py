@@ -14,7 +14,7 @@ def run(code: str, root) -> str:
 
 
 def test_importing_config_and_render_loads_nothing_heavy(root):
-    modules = "swerl.config, swerl.config.docs, swerl.render, swerl.render.verl_keys"
+    modules = "swerl.config, swerl.config.docs, swerl.render, swerl.render.verl_keys, swerl.watch, swerl.watch.notify, swerl.watch.sample"
     code = f"import sys, {modules}; print([m for m in {HEAVY!r} if m in sys.modules])"
     assert run(code, root).strip() == "[]"
 

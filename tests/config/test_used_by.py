@@ -13,6 +13,7 @@ ROOMS = {
     "gateway": "gateway",
     "runner": "trials",
     "supervisor": "runs",
+    "watchdog": "watch",
     "preflight": "preflight",
     "trainer": "trainer",
     "artifacts": "artifacts",

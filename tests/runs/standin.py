@@ -5,6 +5,7 @@ differently is said in environment variables named ``STANDIN_*``.
 """
 
 import http.server
+import json
 import os
 import signal
 import subprocess
@@ -40,7 +41,22 @@ def plan_of(run, steps):
         restart_delay_s=0.05,
         sweep_grace_s=0.3,
         tick_s=0.02,
+        **watched(),
     )
+
+
+def watched():
+    """What ``STANDIN_WATCH`` (JSON, keys of the configuration) makes of the plan: a watchdog, and somebody to tell."""
+    if "STANDIN_WATCH" not in os.environ:
+        return {}
+    from swerl.config import load
+    from swerl.config.schema import PROJECT_ROOT
+    from swerl.watch import Terms
+    from swerl.watch.notify import Notifier
+
+    sets = {key: json.dumps(value) for key, value in json.loads(os.environ["STANDIN_WATCH"]).items()}
+    config = load(PROJECT_ROOT / "config.yaml", "demo-cpu", sets)
+    return {"terms": Terms.of(config, total_steps=1000, checkpoint_bytes=0), "notifier": Notifier.of(config)}
 
 
 def drive(run_dir, steps):
@@ -95,6 +111,7 @@ def trainer(run_dir, steps):
     restored = int(checkpoint.read_text()) if checkpoint.exists() else 0
     events, metrics = EventLog(run.events_of("trainer"), "trainer"), MetricsLog(run.metrics)
     metrics.resume(restored)
+    extra = json.loads(os.environ.get("STANDIN_METRICS", "{}"))
     events.emit("trainer.start", restored_step=restored)
     descendants(run)
     events.emit("engine.ready", step=restored)
@@ -107,9 +124,11 @@ def trainer(run_dir, steps):
         time.sleep(STEP_S)
         if os.environ.get("STANDIN_FAIL_AT") == str(step):
             raise MemoryError("no room for the optimizer")
+        if os.environ.get("STANDIN_HANG_AT") == str(step):
+            time.sleep(600)  # as a replay buffer whose workers have died
         if os.environ.get("STANDIN_TRAINS_NOTHING"):
             continue
-        metrics.append(step, f"L{restored}", {"critic/score/mean": 0.5, "timing_s/step": STEP_S})
+        metrics.append(step, f"L{restored}", {"critic/score/mean": 0.5, "timing_s/step": STEP_S, **extra})
         events.emit("step.end", step=step)
         if step % 3 == 0 or step == int(steps):
             write_atomic(checkpoint, str(step).encode())

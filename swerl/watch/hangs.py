@@ -1,0 +1,94 @@
+"""Alarms about nothing happening: every wait of a run has an end with a name.
+
+The engine's absences (weight updates, boot) are phases of their own and do not count as waiting for trials.
+"""
+
+from __future__ import annotations
+
+from swerl.watch.picture import Picture
+from swerl.watch.rule import ClockRule, Finding
+from swerl.watch.terms import Terms
+
+MINUTE_S = 60.0
+
+
+class NoTrial(ClockRule):
+    id = "SWERL-W501"
+    title = "no trial finishes"
+    asks = "trials run and the engine answers, and none has finished for watch.no_trial_min minutes"
+    remedy = "see what the oldest trial waits for (swerl status, its directory under trials/); the same command resumes"
+    action = "stop"
+    faults = (13, 16)
+
+    def look(self, now: float, picture: Picture, terms: Terms) -> Finding | None:
+        if picture.up_since is None or not picture.running:
+            return None
+        oldest = min(picture.running, key=lambda name: picture.running[name])
+        since = max(picture.last_settled, picture.up_since, picture.running[oldest])
+        minutes = picture.waited_s(now, since) / MINUTE_S
+        if minutes < terms.watch.no_trial_min:
+            return None
+        return Finding(
+            f"{len(picture.running)} trials run and none has finished for {minutes:.0f} minutes; the oldest is {oldest}",
+            {"minutes": minutes, "running": len(picture.running), "oldest": oldest},
+        )
+
+
+class WaitsForNobody(ClockRule):
+    id = "SWERL-W502"
+    title = "the trainer waits for trials that nobody runs"
+    asks = "the trainer samples or validates, no trial runs or is queued, and nothing happened for watch.idle_min minutes"
+    remedy = (
+        "verl's replay buffer polls for ever when an agent-loop worker has died or its event loop is blocked: the trainer's log has its"
+        " last words; the same command resumes"
+    )
+    action = "stop"
+    faults = (17,)
+
+    def look(self, now: float, picture: Picture, terms: Terms) -> Finding | None:
+        if picture.up_since is None or picture.phase not in ("sample", "validate") or picture.running:
+            return None
+        runner = (picture.samples[-1].get("runner") or {}) if picture.samples else {}
+        if runner.get("running") or runner.get("queued"):
+            return None
+        minutes = picture.waited_s(now, picture.last_settled, picture.up_since, picture.phase_since) / MINUTE_S
+        if minutes < terms.watch.idle_min:
+            return None
+        what = "validation" if picture.phase == "validate" else f"step {picture.step}"
+        return Finding(
+            f"the replay buffer polls for {what}, and no trial has run for {minutes:.0f} minutes",
+            {"minutes": minutes, "phase": picture.phase, "step": picture.step},
+        )
+
+
+class Boot(ClockRule):
+    id = "SWERL-W503"
+    title = "the engine does not come up"
+    asks = "the trainer was started and no engine answers after watch.boot_min minutes"
+    remedy = "the trainer's log names the engine's first error; a first start that compiles kernels may need a larger watch.boot_min"
+    action = "stop"
+    faults = (12, 24)
+
+    def look(self, now: float, picture: Picture, terms: Terms) -> Finding | None:
+        minutes = picture.waited_s(now, picture.phase_since) / MINUTE_S
+        if picture.phase != "boot" or minutes < terms.watch.boot_min:
+            return None
+        return Finding(f"no engine answers {minutes:.0f} minutes after the trainer's start", {"minutes": minutes})
+
+
+class Stuck(ClockRule):
+    id = "SWERL-W504"
+    title = "an update does not end"
+    asks = "the weight update, or what comes between two steps, has taken longer than watch.phase_min minutes"
+    remedy = "a rank may wait for one that died: the trainer's log and py-spy dump say which; the same command resumes"
+    action = "stop"
+
+    def look(self, now: float, picture: Picture, terms: Terms) -> Finding | None:
+        minutes = picture.waited_s(now, picture.phase_since) / MINUTE_S
+        if picture.phase not in ("update", "between") or minutes < terms.watch.phase_min:
+            return None
+        what = "the update" if picture.phase == "update" else "what comes between two steps"
+        return Finding(f"{what} has taken {minutes:.0f} minutes", {"minutes": minutes, "phase": picture.phase, "step": picture.step})
+
+
+RULES = (NoTrial(), WaitsForNobody(), Boot(), Stuck())

@@ -1,0 +1,77 @@
+"""Tells somebody of an alarm or of a run's end: a command, a webhook, or both. Off unless the configuration names one.
+
+A message is told in a thread of its own with a time limit; that nobody could be told is an event, never the run's problem. Secrets are
+taken out of every message, and the webhook's own URL is one.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from swerl.config import RunConfig
+from swerl.config.schema import keys
+from swerl.watch.alarm import ORDER, Action
+
+TELL_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Notifier:
+    """``secrets`` are replaced wherever they turn up. ``report(kind, **fields)`` records a message that could not be delivered."""
+
+    command: tuple[str, ...] = ()
+    webhook: str = ""
+    least: Action = "note"
+    secrets: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Notifier:
+        notify = config.notify
+        command = tuple(shlex.split(notify.command or ""))
+        return cls(command, config.secrets.webhook, notify.least, config.secrets.values())
+
+    def tell(self, title: str, body: Mapping[str, Any], action: Action, report: Callable[..., None]) -> threading.Thread | None:
+        """Send one message, if it is grave enough and somebody wants it; returns the thread that does."""
+        if ORDER.index(action) < ORDER.index(self.least) or not (self.command or self.webhook):
+            return None
+        thread = threading.Thread(target=self._send, args=(title, body, report), name="notify", daemon=True)
+        thread.start()
+        return thread
+
+    def _send(self, title: str, body: Mapping[str, Any], report: Callable[..., None]) -> None:
+        message = self.redacted(orjson.dumps({"title": title, **body}, default=str).decode())
+        for way, send in (("command", self._run), ("webhook", self._post)):
+            try:
+                send(message, self.redacted(title))
+            except (OSError, subprocess.SubprocessError, urllib.error.URLError, ValueError) as error:
+                report("notify.failed", way=way, error=self.redacted(str(error)))
+
+    def redacted(self, text: str) -> str:
+        for secret in self.secrets:
+            text = text.replace(secret, "<secret>")
+        return text
+
+    def _run(self, message: str, title: str) -> None:
+        if not self.command:
+            return
+        hidden = {key.env for key in keys().values() if key.secret and key.env}
+        env = {name: value for name, value in os.environ.items() if name not in hidden} | {"SWERL_TITLE": title}
+        subprocess.run(self.command, input=message.encode(), env=env, timeout=TELL_S, check=True, capture_output=True)
+
+    def _post(self, message: str, title: str) -> None:
+        if self.webhook:
+            if not self.webhook.startswith(("https://", "http://")):
+                raise ValueError("notify.webhook is no http address")
+            request = urllib.request.Request(self.webhook, message.encode(), {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request, timeout=TELL_S):
+                return

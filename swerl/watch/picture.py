@@ -1,0 +1,172 @@
+"""Where a run stands, folded from its events and metrics. Times are seconds since the epoch, as events carry them.
+
+The trainer's phases, from its own events::
+
+    boot ──engine.ready──▶ between ──step.begin──▶ sample ──engine.paused──▶ update ──engine.resumed──▶ between
+                              │ validation.begin ──▶ validate ──validation.end──▶ between
+
+``up_since`` is when the engine last began to answer (None while it is away), ``awake_since`` when the watchdog looked again after a long
+while: a machine that slept did not hang. A fold never looks at the clock: what has not happened for a while is for the rules to see, with
+``now`` in their hands.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+TRAINED = "actor/grad_norm"  # a row that has it is of a training step, not of a validation alone
+SAMPLES_KEPT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """One trial that came to its end."""
+
+    time: float
+    split: str
+    task: str
+    outcome: str
+    reward: float | None
+    in_loss: bool
+    turns: int
+    setup_s: float
+
+
+@dataclass(slots=True)
+class Picture:
+    """``rows`` are training rows by step (a step trained again replaces its row), ``trials`` the settled training trials by step."""
+
+    began: float
+    phase: str = ""
+    phase_since: float = 0.0
+    up_since: float | None = None
+    replicas: int | None = None
+    step: int | None = None
+    rows: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    validations: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    trials: dict[int, list[Settled]] = field(default_factory=lambda: defaultdict(list))
+    setups_s: list[float] = field(default_factory=list)
+    running: dict[str, float] = field(default_factory=dict)
+    last_settled: float = 0.0
+    awake_since: float = 0.0
+    samples: deque[Mapping[str, Any]] = field(default_factory=lambda: deque(maxlen=SAMPLES_KEPT))
+
+    def remember(self, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+        """Take in rows of an earlier start of the run: the past that later steps are compared with."""
+        for step, data in rows:
+            self.take_row(step, data)
+
+    def take_row(self, step: int, data: Mapping[str, Any]) -> None:
+        if TRAINED in data:
+            self.rows[step] = data
+        if "swerl/val/coverage" in data:
+            self.validations[step] = data
+
+    def take_event(self, event: Mapping[str, Any]) -> None:
+        fold = _FOLDS.get(event["kind"])
+        if fold is not None:
+            fold(self, event)
+
+    def enter(self, phase: str, at: float) -> None:
+        if phase != self.phase:
+            self.phase, self.phase_since = phase, at
+
+    def before(self, step: int) -> list[Mapping[str, Any]]:
+        """Training rows of earlier steps, oldest first."""
+        return [self.rows[n] for n in sorted(self.rows) if n < step]
+
+    def waited_s(self, now: float, *since: float) -> float:
+        """Seconds since the last of these times at which the machine was awake."""
+        return now - max(self.awake_since, *since)
+
+    def recent(self, seconds: float, now: float) -> list[Mapping[str, Any]] | None:
+        """Samples of the last ``seconds``; None unless they reach back that far."""
+        if not self.samples or self.samples[0]["time"] > now - seconds:
+            return None
+        return [sample for sample in self.samples if sample["time"] >= now - seconds]
+
+
+def _trainer_start(picture: Picture, event: Mapping[str, Any]) -> None:
+    picture.up_since, picture.replicas = None, None
+    picture.step = event.get("restored_step") or None
+    picture.enter("boot", event["time"])
+
+
+def _engine_ready(picture: Picture, event: Mapping[str, Any]) -> None:
+    picture.up_since, picture.replicas = event["time"], event.get("replicas")
+    picture.enter("between", event["time"])
+
+
+def _paused(picture: Picture, event: Mapping[str, Any]) -> None:
+    picture.up_since = None
+    picture.enter("update", event["time"])
+
+
+def _resumed(picture: Picture, event: Mapping[str, Any]) -> None:
+    picture.up_since = event["time"]
+    picture.enter("between", event["time"])
+
+
+def _step_begin(picture: Picture, event: Mapping[str, Any]) -> None:
+    picture.step = event["step"]
+    picture.enter("sample", event["time"])
+
+
+def _gone(picture: Picture, event: Mapping[str, Any]) -> None:
+    if event.get("process") == "trainer":
+        picture.up_since = None
+        picture.enter("", event["time"])
+    elif event.get("process") == "runner":
+        picture.running.clear()
+
+
+def _started(picture: Picture, event: Mapping[str, Any]) -> None:
+    picture.running[event["trial"]] = event["time"]
+
+
+def _failed(picture: Picture, event: Mapping[str, Any]) -> None:
+    picture.running.pop(event["trial"], None)
+
+
+def _settled(picture: Picture, event: Mapping[str, Any]) -> None:
+    picture.running.pop(event["trial"], None)
+    picture.last_settled = event["time"]
+    one = Settled(
+        time=event["time"],
+        split=event["split"],
+        task=event["task_hash"],
+        outcome=event["outcome"],
+        reward=event["reward"],
+        in_loss=event["in_loss"],
+        turns=event["turns"] or 0,
+        setup_s=event["setup_s"] or 0.0,
+    )
+    if one.setup_s > 0:
+        picture.setups_s.append(one.setup_s)
+    if one.split == "train":
+        picture.trials[event["step"]].append(one)
+
+
+def _phase(name: str) -> Callable[[Picture, Mapping[str, Any]], None]:
+    return lambda picture, event: picture.enter(name, event["time"])
+
+
+_FOLDS: dict[str, Callable[[Picture, Mapping[str, Any]], None]] = {
+    "trainer.start": _trainer_start,
+    "engine.ready": _engine_ready,
+    "engine.paused": _paused,
+    "engine.resumed": _resumed,
+    "step.begin": _step_begin,
+    "validation.begin": _phase("validate"),
+    "validation.end": _phase("between"),
+    "run.stopped": _phase(""),
+    "trainer.end": _phase(""),
+    "process.ended": _gone,
+    "trial.started": _started,
+    "trial.failed": _failed,
+    "trial.settled": _settled,
+    "sample": lambda picture, event: picture.samples.append(event),
+}
