@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from swerl.environment.agents import fetch_agents, read_agents
+from swerl.environment.agents import Archive, install, read_agents
 from swerl.environment.cli_common import lock_option, the_lock
 from swerl.environment.images import CONTEXTS, Request, build, engine_here, sandbox_requirements
 from swerl.environment.lockcheck import lock_problems
@@ -57,7 +57,8 @@ def image_command(
         place.parent.mkdir(exist_ok=True)
         place.write_text(sandbox_requirements(project), encoding="utf-8")
     if target == "agents":
-        fetch_agents(read_agents(project / "containers" / "agents.json"), project / "build" / "agents")
+        archives = [agent for agent in read_agents(project / "containers" / "agents.json") if isinstance(agent, Archive)]
+        install(archives, project / "build" / "agents-image")
     name = tag or f"localhost/swerl-{target}:{lock.sha256[:16]}"
     image = build(Request(project, target, engine_here(engine), name, extra, base_image, uv_image, epoch_s))
     note = "" if image.reproducible else "  (docker: times of its own, not equal from build to build; use buildah for equal digests)"

@@ -27,7 +27,7 @@ CONTEXTS: dict[str, tuple[str, ...]] = {
     "trainer": _CODE,
     "trials": _CODE,
     "sandbox": ("build/sandbox-requirements.txt",),
-    "agents": ("build/agents",),
+    "agents": ("build/agents-image",),
 }
 """What each target's Containerfile copies. Files of ``build/`` are made before: ``sandbox_requirements``, ``swerl.environment.agents``."""
 
