@@ -11,7 +11,7 @@ SWERL   := .venv/train/bin/swerl
 CHOICE   = --config $(CONFIG) $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo validate render preflight doctor train status stop resume artifacts clean test test-fast test-all lint bench
+.PHONY: help setup demo validate render preflight doctor train status stop resume artifacts clean test test-fast test-all agents lint bench
 
 help: ## list the verbs
 	@echo "swerl: train a software-engineering agent with online RL, declared in $(CONFIG)"
@@ -67,6 +67,9 @@ test-fast: setup ## the tests under two minutes
 
 test-all: setup ## every test, the long ones too
 	@.venv/train/bin/python scripts/test.py all $(TESTS) $(ARGS)
+
+agents: setup ## install the coding agents of containers/agents.json, by hash, for sandboxes
+	@$(SWERL) env agents $(ARGS)
 
 lint: $(SWERL) ## ruff: rules and format
 	@.venv/train/bin/ruff check . && .venv/train/bin/ruff format --check .

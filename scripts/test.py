@@ -1,6 +1,7 @@
 """Run the tests, each in the environment it needs, and end with one plain line: ``N passed, N failed, N skipped``.
 
-``python scripts/test.py [fast|default|all] [NAME ...]``. NAME is a directory of tests/ or a word of a test's name. Tests in tests/trials
+``python scripts/test.py [fast|default|all] [NAME ...]``. NAME is a directory of tests/ or a word of a test's name; in a directory that is
+named, `default` runs the long tests too. Tests in tests/trials
 and tests/redteam, and tests marked ``trials`` elsewhere, run in .venv/trials; all others in .venv/train. Exit code 0 only if something ran
 and nothing failed. Needs nothing but the standard library.
 """
@@ -87,6 +88,7 @@ def main(arguments: Sequence[str]) -> int:
     level = names.pop(0) if names and names[0] in LEVELS else "default"
     places = [ROOT / "tests" / name for name in names if (ROOT / "tests" / name).is_dir()]
     words = [name for name in names if not (ROOT / "tests" / name).is_dir()]
+    level = "all" if places and level == "default" else level
     began = time.monotonic()
     total: Counter[str] = Counter()
     worst = 0

@@ -32,6 +32,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "config": ("swerl.cli.configuration:config", "Explain keys, migrate the reference's form, write the reference page."),
     "data": ("swerl.data.cli:data", "Make, check and sift task sets."),
     "policy": ("swerl.policy.__main__:main", "Build, continue or measure the demo policy."),
+    "gateway": ("swerl.gateway.cli:gateway", "Check a recording against the policy that sampled it."),
     "env": ("swerl.environment.cli:env", "The locked environment: verify, inventory, export, bundle."),
 }
 

@@ -121,6 +121,7 @@ class HarborAgent:
     runtime_image: str
     runtime_mount_path: str
     runtime_image_subpath: str
+    runtime_dir: Path | None
     max_iterations: int
     max_timeout_sec: int
     override_timeout_sec: int | None

@@ -97,7 +97,9 @@ def write_manifest(agents: Sequence[Agent], out: Path, digest: str) -> None:
     """``digest`` names what the directory was made from (`table_digest`); ``sums`` what came out."""
     listed = {agent.name: {name: value for name, value in asdict(agent).items() if name != "name"} for agent in agents}
     manifest = {"agents": listed, "made_from": digest, "sums": file_sha256(out / "SHA256SUMS"), "mount": MOUNT}
-    (out / "manifest.json").write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE))
+    (out / "manifest.json").write_bytes(
+        orjson.dumps(manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
+    )
 
 
 def table_digest(project: Path) -> str:

@@ -25,7 +25,18 @@ def pinned(project: Path, requires: Sequence[str]) -> str:
     with tempfile.NamedTemporaryFile("w", suffix=".in") as wanted:
         wanted.write("\n".join(requires) + "\n")
         wanted.flush()
-        line = ["pip", "compile", wanted.name, "--no-config", "--quiet", "--no-header", "--format", "pylock.toml", "--exclude-newer", newest]
+        line = [
+            "pip",
+            "compile",
+            wanted.name,
+            "--no-config",
+            "--quiet",
+            "--no-header",
+            "--format",
+            "pylock.toml",
+            "--exclude-newer",
+            newest,
+        ]
         answer = run_uv([*line, "--python", sys.executable, "--python-platform", _PLATFORM], project)
     return "".join(_entry(package) for package in tomllib.loads(answer.decode())["packages"])
 

@@ -17,13 +17,24 @@ from swerl.environment.agents import MOUNT, PythonAgent
 from swerl.environment.exports import run_uv
 from swerl.errors import fail
 
-_LEFT_OUT = ("test", "idlelib", "ensurepip", "tkinter", "turtledemo", "lib2to3", "site-packages", "dist-packages", "__pycache__", "config-*")
+_LEFT_OUT = (
+    "test",
+    "idlelib",
+    "ensurepip",
+    "tkinter",
+    "turtledemo",
+    "lib2to3",
+    "site-packages",
+    "dist-packages",
+    "__pycache__",
+    "config-*",
+)
 _HERE = b"$ORIGIN/../lib"
 
 
 def install_environments(project: Path, agents: Sequence[PythonAgent], out: Path) -> None:
-    """``out/NAME`` for each agent, from ``containers/agents/NAME.txt`` alone: other versions, other hashes and unlisted packages are refused
-    by uv. Only func-timeout is built here, because it has no wheel, with the setuptools that build.txt pins."""
+    """``out/NAME`` for each agent, from ``containers/agents/NAME.txt`` alone: uv refuses other versions and hashes. Only
+    func-timeout is built here, because it has no wheel, with the setuptools that build.txt pins."""
     python = copy_python(out / "python")
     pins = project / "containers" / "agents"
     for agent in agents:
@@ -61,7 +72,10 @@ def _find_library_beside(interpreter: Path, library: Path) -> None:
         return  # the system's loader finds it
     if len(there) <= len(_HERE):
         raise fail(
-            "SWERL-E038", f"the Python at {interpreter} cannot be moved: its library path is too short", "use a Python elsewhere", str(library)
+            "SWERL-E038",
+            f"the Python at {interpreter} cannot be moved: its library path is too short",
+            "use a Python elsewhere",
+            str(library),
         )
     interpreter.write_bytes(data.replace(there, _HERE.ljust(len(there), b"\0")))
 

@@ -1,4 +1,6 @@
-"""The ``swerl env`` verbs: `cli_check` looks, `cli_ship` makes, `cli_agents` installs agents. Problems are raised; the command line tells them and sets the exit code."""
+"""The ``swerl env`` verbs: `cli_check` looks, `cli_ship` makes, `cli_agents` installs agents.
+
+Problems are raised; the command line tells them and sets the exit code."""
 
 from __future__ import annotations
 

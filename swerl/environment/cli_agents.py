@@ -48,7 +48,7 @@ def agents_command(lock_path: Path | None, out: Path, only: tuple[str, ...], che
     sums = runtimes.install(chosen, out, partial(install_environments, project), read)
     runtimes.write_manifest(chosen, out, "" if only else digest)
     click.echo(f"{out}: {len(chosen)} runtimes, {len(sums):,} files, each with its sha256 in SHA256SUMS")
-    click.echo("next: harbor_agent.agents_dir names this directory (docs/environment.md)")
+    click.echo("next: name this directory in harbor_agent.runtime_dir (docs/environment.md)")
 
 
 def _check(out: Path) -> None:
@@ -56,7 +56,9 @@ def _check(out: Path) -> None:
         raise fail("SWERL-E039", f"no agents are installed in {out}", "run `make agents`", str(out))
     if found := runtimes.problems(out):
         more = f", and {len(found) - 1} more" if found[1:] else ""
-        raise fail("SWERL-E039", f"the agents in {out} are not what was installed: {found[0]}{more}", "remove it and run `make agents`", str(out))
+        raise fail(
+            "SWERL-E039", f"the agents in {out} are not what was installed: {found[0]}{more}", "remove it and run `make agents`", str(out)
+        )
     click.echo(f"{out}: every file is what was installed")
 
 

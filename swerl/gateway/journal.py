@@ -126,11 +126,12 @@ def journal_path(directory: Path, session_id: str) -> Path:
     return directory / f"{session_id}.jsonl"
 
 
-def read_journal(path: Path) -> Iterator[dict[str, Any]]:
-    """Whole lines, oldest first. A torn last line is cut off the file: nobody has been told what it said."""
+def read_journal(path: Path, *, mend: bool = True) -> Iterator[dict[str, Any]]:
+    """Whole lines, oldest first. A torn last line is cut off the file: nobody has been told what it said. ``mend=False`` is for readers
+    that are not the writer's heir: they leave the file alone."""
     data = path.read_bytes()
     end = data.rfind(b"\n") + 1
-    if end != len(data):
+    if mend and end != len(data):
         os.truncate(path, end)
     for line in data[:end].splitlines():
         yield orjson.loads(line)

@@ -12,7 +12,7 @@ whole vocabulary, so only raw ones can agree.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ class Verdict:
     """``worst`` is (path, position in the response, token id, recorded, computed) of the largest difference."""
 
     paths: int
-    tokens: int
+    tokens: int  # compared
     max_difference: float
     mean_difference: float
     worst: tuple[int, int, int, float, float] | None
@@ -46,7 +46,7 @@ def load_rows(file: Path) -> tuple[list[dict[str, Any]], float]:
     """
     try:
         if file.suffix == ".jsonl":
-            records = list(read_journal(file))
+            records = list(read_journal(file, mend=False))
             rows, sampling = [p.as_dict() for p in paths(read_tree(records))], records[0]["sampling"]
         else:
             recording = orjson.loads(file.read_bytes())
@@ -57,20 +57,37 @@ def load_rows(file: Path) -> tuple[list[dict[str, Any]], float]:
     return rows, 1.0 if temperature is None else float(temperature)
 
 
-def verify(rows: Sequence[Mapping[str, Any]], model_path: Path, *, temperature: float = 1.0, raw: bool = False) -> Verdict:
-    """Needs torch and transformers. ``rows`` as in a recording's ``paths``."""
+Score = Callable[[Mapping[str, Any], float], list[float]]
+
+
+def scorer(model_path: Path) -> Score:
+    """The policy as a function of a row and a factor for its logits: one log-probability per token of the response. Needs torch and
+    transformers."""
     import torch
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32).eval()
-    scale = 1.0 if raw or temperature == 0 else 1 / temperature
-    total, count, largest, worst = 0.0, 0, 0.0, None
-    for number, row in enumerate(rows):
+
+    def score(row: Mapping[str, Any], scale: float) -> list[float]:
         whole = torch.tensor([[*row["prompt_ids"], *row["response_ids"]]])
         with torch.no_grad():
             logits = model(whole).logits[0, len(row["prompt_ids"]) - 1 : -1].float() * scale
-        scores = torch.log_softmax(logits, -1).gather(1, whole[0, len(row["prompt_ids"]) :, None])[:, 0].tolist()
-        for position, recorded, computed in _trainable(row, scores):
+        return torch.log_softmax(logits, -1).gather(1, whole[0, len(row["prompt_ids"]) :, None])[:, 0].tolist()
+
+    return score
+
+
+def verify(
+    rows: Sequence[Mapping[str, Any]], score: Score, *, temperature: float = 1.0, raw: bool = False, version: int | None = None
+) -> Verdict:
+    """``rows`` as in a recording's ``paths``. With ``version``, tokens that other weights sampled are passed over."""
+    scale = 1.0 if raw or temperature == 0 else 1 / temperature
+    total, count, largest, worst = 0.0, 0, 0.0, None
+    for number, row in enumerate(rows):
+        wanted = [mask and version in (None, of) for mask, of in zip(row["response_mask"], row["versions"], strict=True)]
+        if not any(wanted):
+            continue
+        for position, recorded, computed in _chosen(row, wanted, score(row, scale)):
             difference = abs(recorded - computed)
             total, count = total + difference, count + 1
             if worst is None or difference > largest:
@@ -78,7 +95,17 @@ def verify(rows: Sequence[Mapping[str, Any]], model_path: Path, *, temperature: 
     return Verdict(len(rows), count, largest, total / count if count else math.nan, worst)
 
 
-def _trainable(row: Mapping[str, Any], scores: Sequence[float]) -> Iterable[tuple[int, float, float]]:
-    for position, mask in enumerate(row["response_mask"]):
-        if mask:
+def _chosen(row: Mapping[str, Any], wanted: Sequence[bool], scores: Sequence[float]) -> Iterable[tuple[int, float, float]]:
+    for position, one in enumerate(wanted):
+        if one:
             yield position, row["response_logprobs"][position], scores[position]
+
+
+def combined(verdicts: Sequence[Verdict]) -> Verdict:
+    """One verdict on several recordings; the worst token is that of the worst recording."""
+    compared = [v for v in verdicts if v.tokens]
+    tokens = sum(v.tokens for v in compared)
+    mean = sum(v.mean_difference * v.tokens for v in compared) / tokens if tokens else math.nan
+    largest = max(compared, key=lambda v: v.max_difference, default=None)
+    paths_ = sum(v.paths for v in verdicts)
+    return Verdict(paths_, tokens, largest.max_difference if largest else 0.0, mean, largest.worst if largest else None)

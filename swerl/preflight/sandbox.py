@@ -123,7 +123,8 @@ class AgentCanRun(Check):
     asks = "the agent is in the sandbox when a trial starts: mounted from an image, part of the task's image, or a process of the host"
     remedy = (
         "set harbor_agent.runtime_image, runtime_mount_path and runtime_image_subpath together,"
-        " mount the agent with host_path_mounts, or use an agent that runs on the host (mini, terminus-2)"
+        " run `make agents` and name its directory in runtime_dir, mount the agent with host_path_mounts,"
+        " or use an agent that runs on the host (mini, terminus-2)"
     )
     faults = (26, 30)
 
@@ -142,7 +143,13 @@ class AgentCanRun(Check):
             yield self.found(
                 "runtime_mount_path without runtime_image: nothing would be mounted there", ctx.source("harbor_agent.runtime_image")
             )
-        elif installed and not agent.runtime_image and not agent.host_path_mounts and ctx.cfg.harbor_runtime.sandbox.network != "public":
+        elif (
+            installed
+            and not agent.runtime_image
+            and not agent.host_path_mounts
+            and not agent.runtime_dir
+            and ctx.cfg.harbor_runtime.sandbox.network != "public"
+        ):
             yield self.found(
                 f"{named} would be downloaded into every sandbox, which has no network",
                 ctx.source("harbor_agent.agent_import_path"),

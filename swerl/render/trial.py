@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from swerl.config.sections import HarborAgent, RunConfig
+from swerl.environment.agents import MOUNT
 from swerl.errors import fail
 
 # What an agent class takes of our keys, and under which name. The turn limit holds for every agent, because the gateway counts; an agent
@@ -38,6 +39,8 @@ _AGENT_MODULES = {
     "terminus-2": "harbor.agents.terminus_2.terminus_2",
 }
 _RUNTIME_VOLUME = "agent-runtime"
+_OPENHANDS = "/opt/openhands-sdk-venv"
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 RUN_LABEL = "harbor-run"
 
 
@@ -51,7 +54,7 @@ def trial_settings(config: RunConfig) -> dict[str, Any]:
             "model_name": f"hosted_vllm/{config.model.served_model_name}",
             "override_timeout_sec": a.override_timeout_sec,
             "max_timeout_sec": a.max_timeout_sec,
-            "kwargs": {**_agent_arguments(a), **a.agent_kwargs},
+            "kwargs": {**_agent_arguments(a), **({"skip_install": True} if _from_runtime_dir(a) else {}), **a.agent_kwargs},
         },
         "environment": {
             **({"import_path": a.environment_import_path} if a.environment_import_path else {"type": a.environment_type}),
@@ -59,6 +62,7 @@ def trial_settings(config: RunConfig) -> dict[str, Any]:
             "delete": a.environment_delete,
             "override_cpus": a.environment_override_cpus,
             "override_memory_mb": a.environment_override_memory_mb,
+            **({"env": {"PATH": f"{MOUNT}/bin:{_PATH}"}} if a.runtime_dir else {}),
             **(_cluster(config) if backend(a) == "kubernetes" else {"mounts": _mounts(a), "kwargs": dict(a.environment_kwargs)}),
         },
         "verifier": {"disable": not a.verifier_enabled},
@@ -117,6 +121,8 @@ def _mounts(a: HarborAgent) -> list[dict[str, Any]]:
         {"type": "bind", "source": m.host_path, "target": m.mount_path, **({"read_only": True} if m.read_only else {})}
         for m in a.host_path_mounts
     ]
+    if a.runtime_dir:
+        bound += [{"type": "bind", "source": f"{a.runtime_dir}{part}", "target": t, "read_only": True} for part, t in _runtime_places(a)]
     if not a.runtime_image:
         return bound
     if backend(a) != "docker":
@@ -130,9 +136,27 @@ def _mounts(a: HarborAgent) -> list[dict[str, Any]]:
     return [*bound, {"type": "image", "source": a.runtime_image, "target": a.runtime_mount_path, "read_only": True, **image}]
 
 
+def _from_runtime_dir(a: HarborAgent) -> bool:
+    """Whether Harbor would install the agent into each sandbox, and is to take it from the directory of runtimes instead."""
+    return a.runtime_dir is not None and (a.agent_import_path or "harbor.agents.installed").startswith("harbor.agents.installed")
+
+
+def _runtime_places(a: HarborAgent) -> list[tuple[str, str]]:
+    """Parts of the directory of runtimes, and where sandboxes see them. Harbor looks for openhands-sdk in a place of its own."""
+    named = f"{a.agent_import_path or ''}{a.agent_name or ''}"
+    return [("", MOUNT), *([("/openhands-sdk", _OPENHANDS)] if "openhands_sdk" in named or "openhands-sdk" in named else [])]
+
+
 def _cluster(config: RunConfig) -> dict[str, Any]:
     """Arguments of Harbor's generic Kubernetes backend. The label lets a reaper find the pods of a run, and only those."""
     a, k = config.harbor_agent, config.k8s
+    if a.runtime_dir:
+        raise fail(
+            "SWERL-C017",
+            f"a cluster's sandboxes do not see the directory {a.runtime_dir}",
+            "empty harbor_agent.runtime_dir, and name an image with the runtimes in harbor_agent.runtime_image",
+            "harbor_agent.runtime_dir",
+        )
     volumes = [{"name": f"host-{i}", "hostPath": {"path": m.host_path}} for i, m in enumerate(a.host_path_mounts)]
     mounts = [{"name": f"host-{i}", "mountPath": m.mount_path, "readOnly": m.read_only} for i, m in enumerate(a.host_path_mounts)]
     if a.runtime_image:

@@ -70,7 +70,11 @@ def test_field_type_equals_schema_type(key: Key):
 
 
 def may_be_none(key: Key) -> bool:
-    if key.name in ("k8s.kubeconfig", "harbor_runtime.sandbox.rootfs"):  # "" means none, and a Path cannot be empty
+    if key.name in (
+        "k8s.kubeconfig",
+        "harbor_runtime.sandbox.rootfs",
+        "harbor_agent.runtime_dir",
+    ):  # "" means none, and a Path cannot be empty
         return True
     if key.name == "harbor_agent.host_path_mounts":  # null is no mount: an empty tuple
         return False

@@ -8,9 +8,10 @@ import orjson
 import pytest
 from gatewaykit import gateway_on
 
+from swerl.cli import run
 from swerl.errors import SwerlError
 from swerl.gateway.engines.scripted import ScriptedEngine, ScriptReply
-from swerl.gateway.verify import load_rows, verify
+from swerl.gateway.verify import load_rows, scorer, verify
 
 TASK = [{"role": "user", "content": "f returns 2"}]
 
@@ -40,7 +41,7 @@ def policy(model_dir):
     return sample
 
 
-def test_a_faithful_recording_agrees_and_a_wrong_one_does_not(tmp_path, model_dir, vllm_reader, policy, monkeypatch):
+def test_a_faithful_recording_agrees_and_a_wrong_one_does_not(tmp_path, model_dir, vllm_reader, policy, monkeypatch, capsys):
     drawn: dict[tuple, float] = {}
 
     def script(turn):
@@ -68,13 +69,19 @@ def test_a_faithful_recording_agrees_and_a_wrong_one_does_not(tmp_path, model_di
     (journal,) = (tmp_path / "gateway" / "sessions").iterdir()
     for file in (tmp_path / "recording.json", journal):
         rows, temperature = load_rows(file)
-        verdict = verify(rows, model_dir, temperature=temperature)
+        verdict = verify(rows, scorer(model_dir), temperature=temperature)
         assert (verdict.paths, verdict.tokens) == (1, 18) and verdict.agrees(1e-4)
-    assert not verify(rows, model_dir, temperature=temperature, raw=True).agrees()
+    assert not verify(rows, scorer(model_dir), temperature=temperature, raw=True).agrees()
+    assert verify(rows, scorer(model_dir), temperature=temperature, version=7).tokens == 0
+    assert run(["gateway", "verify", str(tmp_path / "gateway" / "sessions"), "--model", str(model_dir)]) == 0
+    told = capsys.readouterr().out
+    assert "1 recording, 1 path, 18 tokens" in told and "they agree" in told
+    assert run(["gateway", "verify", str(journal), "--model", str(model_dir), "--raw", "--json"]) == 1
+    assert orjson.loads(capsys.readouterr().out)["agrees"] is False
     (row,) = recording["paths"]
     at = row["response_mask"].index(1)
     row["response_ids"][at] = (row["response_ids"][at] + 1) % 600
-    verdict = verify([row], model_dir, temperature=0.8)
+    verdict = verify([row], scorer(model_dir), temperature=0.8)
     assert not verdict.agrees() and verdict.max_difference > 0.01
 
 

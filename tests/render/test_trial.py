@@ -21,6 +21,7 @@ AGENTS = {
     "mini-swe-agent": "harbor.agents.installed.mini_swe_agent:MiniSweAgent",
     "terminus-2": "harbor.agents.terminus_2.terminus_2:Terminus2",
 }
+BUBBLEWRAP = "swerl.trials.sandboxes.bubblewrap:BubblewrapEnvironment"
 _ASK_HARBOR = """
 import importlib, json, sys
 from pathlib import Path
@@ -72,9 +73,23 @@ def test_the_runtime_image_is_mounted_where_the_sandbox_can(config):
     assert spec["activeDeadlineSeconds"] == 6000
 
 
+def test_the_directory_of_runtimes_is_shown_read_only_and_nothing_is_installed(config, tmp_path):
+    ours = {"harbor_agent.runtime_image": "", "harbor_agent.environment_import_path": BUBBLEWRAP, "harbor_agent.runtime_dir": str(tmp_path)}
+    given = trial_settings(config(None, ours))
+    (mount,) = given["environment"]["mounts"]
+    assert mount == {"type": "bind", "source": str(tmp_path), "target": "/opt/custom-agent-runtime", "read_only": True}
+    assert given["environment"]["env"]["PATH"].startswith("/opt/custom-agent-runtime/bin:") and given["agent"]["kwargs"]["skip_install"]
+    openhands = {**ours, "harbor_agent.agent_import_path": None, "harbor_agent.agent_name": "openhands-sdk"}
+    mounts = trial_settings(config(None, openhands))["environment"]["mounts"]
+    assert [m["target"] for m in mounts] == ["/opt/custom-agent-runtime", "/opt/openhands-sdk-venv"]
+    mini = {**ours, "harbor_agent.agent_import_path": "swerl.trials.agents.mini:MiniAgent"}
+    assert "skip_install" not in trial_settings(config(None, mini))["agent"]["kwargs"]
+
+
 def test_what_a_class_cannot_do_is_refused(config):
     for sets in (
         {"harbor_agent.disable_tool_calls": True},
+        {"harbor_agent.environment_import_path": "harbor.environments.ack:ACKEnvironment", "harbor_agent.runtime_dir": "/x"},
         {"harbor_agent.max_consecutive_no_tool": 3},
         {"harbor_agent.environment_import_path": "swerl.trials.sandboxes.bubblewrap:BubblewrapEnvironment"},
         {"harbor_agent.environment_type": "docker"},
