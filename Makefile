@@ -6,12 +6,14 @@ EXTRA   ?=
 ARGS    ?=
 TESTS   ?=
 BENCH   ?=
+POLICY  ?=
 
 SWERL   := .venv/train/bin/swerl
 CHOICE   = --config $(CONFIG) $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo validate render preflight doctor train status stop resume artifacts clean test test-fast test-all agents lint bench
+.PHONY: help setup demo validate render preflight doctor train eval infer status stop resume artifacts clean test test-fast test-all \
+	agents lint bench
 
 help: ## list the verbs
 	@echo "swerl: train a software-engineering agent with online RL, declared in $(CONFIG)"
@@ -43,6 +45,12 @@ doctor: $(SWERL) ## prove the tasks: oracle 1, no-op 0
 
 train: $(SWERL) ## train; the same command resumes (FRESH=1 begins anew)
 	@$(SWERL) train $(CHOICE) $(if $(FRESH),--fresh)
+
+eval: $(SWERL) ## score a policy (POLICY=<run, checkpoint, directory or URL>; default: the run's newest checkpoint)
+	@$(SWERL) eval $(if $(POLICY),--policy $(POLICY)) $(CHOICE) $(if $(FRESH),--fresh)
+
+infer: $(SWERL) ## k attempts a task: trajectories, rewards, filtered index (POLICY=)
+	@$(SWERL) infer $(if $(POLICY),--policy $(POLICY)) $(CHOICE) $(if $(FRESH),--fresh)
 
 status: $(SWERL) ## where a run stands (RUN=)
 	@$(SWERL) status $(RUN) $(CHOICE)

@@ -25,6 +25,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "doctor": ("swerl.cli.doctor:doctor", "Prove the tasks: the gold solution is rewarded, doing nothing is not."),
     "train": ("swerl.cli.train:train", "Train; the same command resumes."),
     "resume": ("swerl.cli.train:resume", "Continue a run from its own snapshot, without config.yaml."),
+    "eval": ("swerl.cli.evaluate:eval_command", "Score a policy: a checkpoint, a Hugging Face directory, or a URL."),
+    "infer": ("swerl.cli.evaluate:infer_command", "Sample k attempts a task: trajectories, rewards, a filtered index."),
     "status": ("swerl.cli.status:status", "Where a run stands, or all runs."),
     "stop": ("swerl.cli.stop:stop", "Let a run finish its step, save, and end."),
     "artifacts": ("swerl.cli.artifacts:artifacts", "Gather a run into artifacts/archives and the ledger."),

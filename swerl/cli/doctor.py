@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,38 @@ from swerl.errors import fail
 @click.option("--tasks", type=click.IntRange(min=0), default=64, show_default=True, help="Of each index, evenly spread; 0 for all.")
 @click.option("--repetitions", type=click.IntRange(min=1), default=1, show_default=True, help="Finds flaky tasks.")
 @click.option("--threshold", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Share of sound tasks that is enough.")
+@click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Write indexes of the sound ones into this directory.")
 @json_option
-def doctor(chosen: Chosen, tasks: int, repetitions: int, threshold: float, as_json: bool) -> int:
-    """Prove the tasks of both indexes: the gold solution gets reward 1 and doing nothing gets 0, in the configured sandbox."""
-    report = examine(chosen.load(), tasks, repetitions, say=lambda line: click.echo(line, err=as_json))
+def doctor(chosen: Chosen, tasks: int, repetitions: int, threshold: float, keep: Path | None, as_json: bool) -> int:
+    """Prove the tasks of both indexes: the gold solution gets reward 1 and doing nothing gets 0, in the configured sandbox.
+
+    A set with fewer sound tasks than the threshold is refused: exit code 1."""
+    report = examine(config := chosen.load(), tasks, repetitions, say=lambda line: click.echo(line, err=as_json))
     enough = report["sound_share"] >= threshold
+    kept = keep_sound(config, report, tasks, keep) if keep is not None else {}
     if as_json:
-        say_json({"ok": enough, **report})
+        say_json({"ok": enough, **report, **({"kept": kept} if kept else {})})
         return 0 if enough else 1
     total = sum(report["counts"].values())
     click.echo(f"{report['sound_share']:.1%} of {total} tasks are sound" + ("" if enough else f", {threshold:.1%} are asked for"))
+    for path, number in kept.items():
+        click.echo(f"{number} sound tasks in {path}")
     mend = "mend the tasks named, or drop them from their index, then "
     say_next(f"swerl preflight{chosen.words}" if enough else f"{mend}swerl doctor{chosen.words}")
     return 0 if enough else 1
+
+
+def keep_sound(config: RunConfig, report: Mapping[str, Any], tasks: int, into: Path) -> dict[str, int]:
+    """Write ``train.parquet`` and ``val.parquet`` with the sound ones of the tasks that were examined."""
+    from swerl.data import index
+    from swerl.data.doctor import choose
+
+    unsound, kept = {task["path"] for task in report["unsound"]}, {}
+    for name, path in (("train", config.data.train_index), ("val", config.data.val_index)):
+        sound = [entry for entry in choose(index.read(path), tasks) if str(entry.path) not in unsound]
+        index.write(into / f"{name}.parquet", sound)
+        kept[str(into / f"{name}.parquet")] = len(sound)
+    return kept
 
 
 def examine(config: RunConfig, tasks: int, repetitions: int, say: Callable[[str], None]) -> dict[str, Any]:

@@ -1,5 +1,4 @@
-"""``swerl data``: index, convert and sift task sets. (The doctor needs a sandbox; the runner's room calls ``swerl.data.doctor`` with
-one.)"""
+"""``swerl data``: index, prove, convert and sift task sets. The doctor needs sandboxes: its trials run in the trials environment."""
 
 from __future__ import annotations
 
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from swerl.cli.doctor import doctor
 from swerl.data import convert, difficulty, index
 
 PATH = click.Path(path_type=Path)
@@ -17,6 +17,9 @@ FOUND = click.Path(path_type=Path, exists=True)
 @click.group(help="Make, check and sift task sets.")
 def data() -> None:
     pass
+
+
+data.add_command(doctor)
 
 
 @data.group("index", help="Build, check, merge and split index files.")

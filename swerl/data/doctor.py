@@ -57,6 +57,13 @@ class Report:
         return [diagnosis.entry for diagnosis in self.diagnoses if diagnosis.verdict == "sound"]
 
 
+def choose(entries: Sequence[Entry], number: int) -> list[Entry]:
+    """``number`` entries evenly spread over the list; all of them for 0."""
+    if not number or number >= len(entries):
+        return list(entries)
+    return [entries[i * len(entries) // number] for i in range(number)]
+
+
 def examine(
     entries: Sequence[Entry], run: Run, repetitions: int = 1, workers: int = 4, seen: Callable[[Diagnosis], None] = lambda diagnosis: None
 ) -> Report:

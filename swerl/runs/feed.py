@@ -152,5 +152,6 @@ _EVENTS: dict[str, _Teller] = {
     "trial.settled": _trial,
     "breaker.open": lambda progress, event: f"trials stopped: {event['id']} {event['message']}",
     "task.quarantined": lambda progress, event: f"task {event['task']} is quarantined after {event['attempts']} attempts: {event['error']}",
+    "evaluation.begin": _phase("evaluating", "{tasks} tasks, {samples} attempts each"),
     "run.stopped": _phase("stopping", "stopped after step {step}"),
 }

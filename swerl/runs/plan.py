@@ -32,6 +32,7 @@ class ProcessSpec:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The processes of a run, in starting order. The run lasts as long as ``trainer``; services that die are started again.
+    ``trains`` False: the process in the trainer's place trains nothing (an evaluation), and is not asked for a step.
 
     ``max_restarts`` of one service within ``restart_window_s`` is the most that is put up with; each waits ``restart_delay_s`` times the
     number of restarts so far. ``stop_deadline_s`` bounds a drain that names no deadline of its own. Processes that outlive the one that
@@ -41,6 +42,7 @@ class Plan:
     services: tuple[ProcessSpec, ...]
     trainer: ProcessSpec
     total_steps: int | None = None
+    trains: bool = True
     max_restarts: int = 5
     restart_window_s: float = 600.0
     restart_delay_s: float = 0.5

@@ -178,7 +178,7 @@ class Supervisor:
             return Outcome(State.INTERRUPTED, self._pausing(), exit_code=status, by_signal=self._signals > 0)
         if status != 0:
             return Outcome(State.FAILED, self._failure("SWERL-R008", trainer, describe_status(status)).problems[0], status)
-        if not any(row.step >= 1 for row in read_metrics(self._run.metrics)):
+        if self._plan.trains and not any(row.step >= 1 for row in read_metrics(self._run.metrics)):
             problem = self._failure("SWERL-R009", trainer, "ended without an error, but trained no step").problems[0]
             return Outcome(State.FAILED, problem, status)
         return Outcome(State.COMPLETED, exit_code=status)

@@ -14,6 +14,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -75,13 +76,18 @@ def faults(path: Path) -> list[str]:
     return found
 
 
+def read_marker(path: Path) -> dict[str, Any]:
+    """``swerl.json`` of a committed checkpoint: step, version, files."""
+    return orjson.loads((path / MARKER).read_bytes())
+
+
 def newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint under ``root`` that verifies, and the faults of newer ones that were passed over."""
     passed_over: list[str] = []
     for path in sorted(root.glob("global_step_*"), key=step_of, reverse=True):
         found = faults(path)
         if not found:
-            marker = orjson.loads((path / MARKER).read_bytes())
+            marker = read_marker(path)
             return Checkpoint(path, marker["step"], marker["version"]), passed_over
         passed_over += found
     return None, passed_over

@@ -23,7 +23,7 @@ import orjson
 
 from swerl.config import RunConfig, load_resolved
 from swerl.data import index
-from swerl.data.doctor import Agent, Diagnosis, Report, examine
+from swerl.data.doctor import Agent, Diagnosis, Report, choose, examine
 from swerl.data.index import Entry
 from swerl.errors import SwerlError
 from swerl.runs.events import EventLog
@@ -68,13 +68,6 @@ class Clinic:
         except RewardMissing:
             return None
         return verdict.reward if verdict.graded else None
-
-
-def choose(entries: list[Entry], number: int) -> list[Entry]:
-    """``number`` entries evenly spread over the list; all of them for 0."""
-    if not number or number >= len(entries):
-        return entries
-    return [entries[i * len(entries) // number] for i in range(number)]
 
 
 async def diagnose(clinic: Clinic, entries: list[Entry], repetitions: int, seen: Any) -> Report:
