@@ -286,6 +286,7 @@ class Gateway:
     max_hold_sec: int
     keepalive_sec: int
     max_sessions: int
+    kv_cache_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

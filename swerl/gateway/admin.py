@@ -15,7 +15,7 @@ from aiohttp import web
 from swerl.gateway.engines.base import EngineSpec
 from swerl.gateway.errors import ApiError
 from swerl.gateway.gate import EngineGate, StaleEpochError
-from swerl.gateway.metrics import Metrics
+from swerl.gateway.metrics import Metrics, per_session
 from swerl.gateway.session import Session
 from swerl.gateway.store import SessionStore
 
@@ -105,11 +105,16 @@ class AdminSurface:
             "sessions": len(live),
             "in_flight": stats["in_flight"],
             "waiting": stats["waiting"],
+            "admitted": stats["admitted"],
+            "admitted_tokens": stats["admitted_tokens"],
             "paused": int(stats["paused"]),
             "engine_version": stats["version"],
             "hold_seconds": sum(s.hold.total_s for s in live),
         }
-        return web.Response(text=self._metrics.prometheus(gauges), content_type="text/plain")
+        text = self._metrics.prometheus(gauges)
+        if request.query.get("sessions") == "1":  # thousands of series, for who asks
+            text += per_session({s.id: s.figures() for s in live})
+        return web.Response(text=text, content_type="text/plain")
 
     async def _end(self, request: web.Request) -> web.Response:
         self._shutdown()

@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from swerl.gateway.admission import Admission
 from swerl.gateway.engines.base import Engine, EngineSpec
 from swerl.gateway.errors import ApiError, EngineAwayError
 from swerl.runs.rundir import read_json, write_json
@@ -30,9 +31,9 @@ class StaleEpochError(Exception):
 
 
 class EngineGate:
-    def __init__(self, connect: Callable[[EngineSpec], Engine], state_path: Path, max_hold_s: float, max_in_flight: int):
+    def __init__(self, connect: Callable[[EngineSpec], Engine], state_path: Path, max_hold_s: float, admission: Admission):
         self._connect, self._state_path, self._max_hold_s = connect, state_path, max_hold_s
-        self._slots = asyncio.Semaphore(max_in_flight)
+        self._admission = admission
         self.engine: Engine | None = None
         self.spec: EngineSpec | None = None
         self.paused, self.reason, self.version = False, "", -1
@@ -96,23 +97,23 @@ class EngineGate:
                 self._lost(engine)
 
     @asynccontextmanager
-    async def slot(self, held: Hold) -> AsyncIterator[None]:
-        """One of the turns that may be with the engine at a time, first come, first served. A turn keeps it through a pause, so what was
-        begun goes on before anything new."""
-        waits = self._slots.locked()
+    async def slot(self, session: str, tokens: int, held: Hold) -> AsyncIterator[None]:
+        """A place among the turns that may be with the engine at a time (`Admission`); waiting for it is hold time."""
+        waits = self._admission.must_wait(tokens)
         if waits:
             self.waiting += 1
             held.begin()
         try:
-            await self._slots.acquire()
+            async with self._admission.place(session, tokens):
+                if waits:
+                    waits = False
+                    held.end()
+                    self.waiting -= 1
+                yield
         finally:
             if waits:
                 held.end()
                 self.waiting -= 1
-        try:
-            yield
-        finally:
-            self._slots.release()
 
     @asynccontextmanager
     async def passage(self, request_id: str, held: Hold) -> AsyncIterator[Engine]:
@@ -184,6 +185,8 @@ class EngineGate:
             "version": self.version,
             "in_flight": len(self._flying),
             "waiting": self.waiting,
+            "admitted": self._admission.inside,
+            "admitted_tokens": self._admission.inside_tokens,
         }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from swerl.gateway.errors import ApiError
@@ -60,3 +61,13 @@ class Metrics:
             lines.append(f'swerl_gateway_answer_seconds_bucket{{le="{bound}"}} {below}')
         lines += [f"swerl_gateway_answer_seconds_sum {self._sum_s}", f"swerl_gateway_answer_seconds_count {below}"]
         return "\n".join(lines) + "\n"
+
+
+def per_session(figures: Mapping[str, Mapping[str, float]]) -> str:
+    """Session id to its figures, as gauges with the session as label."""
+    names = sorted({name for values in figures.values() for name in values})
+    lines = []
+    for name in names:
+        lines.append(f"# TYPE swerl_gateway_session_{name} gauge")
+        lines += [f'swerl_gateway_session_{name}{{session="{id}"}} {values[name]}' for id, values in figures.items()]
+    return "".join(f"{line}\n" for line in lines)

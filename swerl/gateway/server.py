@@ -24,6 +24,7 @@ from swerl.gateway.history import Histories
 from swerl.gateway.metrics import Metrics
 from swerl.gateway.session import Session, Ticket
 from swerl.gateway.settings import GatewaySettings
+from swerl.gateway.spans import Spans
 from swerl.gateway.store import SessionStore
 from swerl.gateway.tokenizer import Tokenizer
 
@@ -33,8 +34,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class PublicSurface:
-    def __init__(self, settings: GatewaySettings, store: SessionStore, tokenizer: Tokenizer, metrics: Metrics):
-        self.settings, self.store, self.tokenizer, self.metrics = settings, store, tokenizer, metrics
+    def __init__(self, settings: GatewaySettings, store: SessionStore, tokenizer: Tokenizer, metrics: Metrics, spans: Spans):
+        self.settings, self.store, self.tokenizer, self.metrics, self.spans = settings, store, tokenizer, metrics, spans
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=self.settings.max_body_mb << 20, middlewares=[plain_refusals])
@@ -110,7 +111,9 @@ class PublicSurface:
                 await response.write(orjson.dumps(dialect.answer(reply)))
             await response.write_eof()
             delivered = True
-            self.metrics.answered(turn, time.monotonic() - began)
+            took_s = time.monotonic() - began
+            self.metrics.answered(turn, took_s)
+            self.spans.answered(session, turn, type(dialect).__name__, took_s)
             return response
         except ApiError as error:
             self.metrics.refused(error)

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from swerl.errors import SwerlError, fail
 from swerl.gateway.admin import AdminSurface
+from swerl.gateway.admission import Admission
 from swerl.gateway.chat import ChatRequest, Message
 from swerl.gateway.engines.base import Engine, EngineSpec
 from swerl.gateway.engines.bridge import BridgeEngine
@@ -29,6 +30,7 @@ from swerl.gateway.placement import Placer
 from swerl.gateway.server import PublicSurface
 from swerl.gateway.session import Parts
 from swerl.gateway.settings import GatewaySettings
+from swerl.gateway.spans import Spans
 from swerl.gateway.store import SessionStore
 from swerl.gateway.template import ChatTemplate
 from swerl.gateway.tree import Tokens
@@ -50,6 +52,7 @@ class Gateway:
         self.reader = reader or VllmParsers(settings.model_path, self.template, settings.tool_parser, settings.reasoning_parser)
         self.events = EventLog(settings.events_path, "gateway")
         self.metrics = Metrics()
+        self.spans = Spans.from_environment()
         self.ended = asyncio.Event()
         self.on_parsers_ready: Callable[[], None] = lambda: None
         self.public_url = self.admin_url = ""
@@ -60,10 +63,11 @@ class Gateway:
     async def start(self) -> None:
         """Listening and announced when it returns."""
         settings = self.settings
-        self.gate = EngineGate(connect, settings.journal_dir / "engine.json", settings.max_hold_s, settings.max_in_flight)
+        admission = Admission(settings.max_in_flight, settings.kv_cache_tokens)
+        self.gate = EngineGate(connect, settings.journal_dir / "engine.json", settings.max_hold_s, admission)
         placer = Placer(self.template, StartCache(self.template).tokens, settings.on_rewrite)
         self.store = SessionStore(Parts(settings, placer, self.gate, self.reader, ToolSets(), self.executor, self.events, self.metrics))
-        public = PublicSurface(settings, self.store, self.template.tokenizer, self.metrics)
+        public = self.public = PublicSurface(settings, self.store, self.template.tokenizer, self.metrics, self.spans)
         admin = AdminSurface(self.admin_token, self.store, self.gate, self.metrics, self.ended.set)
         self.admin_url = await self._listen(admin.app(), _ADMIN_HOST, 0)
         self.public_url = await self._listen(public.app(), settings.host, settings.port)
@@ -90,6 +94,7 @@ class Gateway:
         if self.gate.engine is not None:
             await self.gate.engine.close()
         self.executor.shutdown(cancel_futures=True)
+        self.spans.close()
         self.events.emit("gateway.stopped")
         self.events.close()
 

@@ -189,6 +189,18 @@ class Session:
             "paths": rows,
         }
 
+    def figures(self) -> dict[str, float]:
+        """What ``/metrics?sessions=1`` says of it."""
+        turns = self.tree.turns
+        return {
+            "turns": len(turns),
+            "prompt_tokens": sum(t.parent.end for t in turns),
+            "cached_tokens": sum(t.cached_tokens for t in turns),
+            "sampled_tokens": sum(t.tokens.count for t in turns),
+            "working": len(self.works),
+            "hold_seconds": round(self.hold.total_s, 3),
+        }
+
     async def _place(self, request: ChatRequest) -> Placement:
         place = self.parts.placer.place
         if request.size_bytes < _IN_THREAD_BYTES:
@@ -239,7 +251,7 @@ class Session:
         async def run() -> Turn:
             try:
                 await self._readers_ready()
-                async with parts.gate.slot(self.hold):
+                async with parts.gate.slot(self.id, context.end, self.hold):
                     sampled = await sample(parts.gate, self.id, work.id, context, sampling, self.hold)
                 answer = parts.reader.read(sampled, request)
                 # shielded: once the journal has the turn, the tree has it too, whatever ends this task

@@ -35,6 +35,7 @@ class GatewaySettings:
     max_body_mb: int = 64
     max_hold_s: float = 3600.0
     max_in_flight: int = 2048  # turns with the engine at a time; an engine bridge admits fewer and queues the rest
+    kv_cache_tokens: int = 0  # tokens of context with the engine at a time; 0: not bounded
     keepalive_s: float = 10.0
     max_sessions: int = 16384
     disconnect_grace_s: float = 5.0
@@ -63,5 +64,6 @@ def settings_from(cfg: RunConfig, run_dir: Path, engine_url: str | None = None) 
         max_hold_s=float(cfg.gateway.max_hold_sec),
         keepalive_s=float(cfg.gateway.keepalive_sec),
         max_sessions=cfg.gateway.max_sessions,
+        kv_cache_tokens=cfg.gateway.kv_cache_tokens,
         engine_url=engine_url,
     )

@@ -31,7 +31,7 @@ def test_an_agent_solves_a_task_and_is_recorded(tmp_path, agent):
     assert (result.outcome, result.reward) == (Outcome.COMPLETED, 1.0), result
     assert recording["status"] == "closed: grading" and recording["turns"] == turns and not recording["rerendered"]
     assert_exact(played)
-    kinds = {kind for event in played.events if event["kind"] == "gateway.rewrite" for kind in event["fields"]["kinds"]}
+    kinds = {kind for event in played.events if event["kind"] == "gateway.rewrite" for kind in event["kinds"]}
     assert rewrites <= kinds
 
 

@@ -329,7 +329,7 @@ async def _nothing() -> None: ...
 
 def test_metrics_are_prometheus_text(tmp_path, model_dir, vllm_reader):
     async def body(kit):
-        _, key = await kit.open()
+        session, key = await kit.open()
         await kit.chat(key, TASK)
         await kit.chat("wrong", TASK, status=401)
         headers = {"Authorization": f"Bearer {kit.gateway.admin_token}"}
@@ -339,6 +339,10 @@ def test_metrics_are_prometheus_text(tmp_path, model_dir, vllm_reader):
         assert 'swerl_gateway_refusals_total{status="401",code="invalid_api_key"} 1\n' in text
         assert 'swerl_gateway_answer_seconds_bucket{le="+Inf"} 1\n' in text
         assert (await kit.admin("GET", "/stats"))["turns"] == 1
+        assert "swerl_gateway_session_" not in text
+        async with kit.client.get(f"{kit.gateway.admin_url}/metrics?sessions=1", headers=headers) as response:
+            text = await response.text()
+        assert f'swerl_gateway_session_turns{{session="{session}"}} 1\n' in text and key not in text
 
     run(tmp_path, model_dir, vllm_reader, hi, body)
 
