@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from swerl.environment.installer import HOST_PATHS, MANIFEST
 from swerl.environment.inventory import normalise
 from swerl.environment.lock import Lock, load_lock
 from swerl.errors import SwerlError
@@ -30,10 +32,28 @@ def _environments(ctx: Context) -> tuple[tuple[str, Path, str], ...]:
 def installed(venv: Path) -> dict[str, str]:
     """Normalised names and versions of the distributions of a virtual environment, from the names of their ``.dist-info`` directories."""
     found = {}
-    for info in venv.glob("lib/python3.*/site-packages/*.dist-info"):
-        name, _, version = info.name.removesuffix(".dist-info").rpartition("-")
-        found[normalise(name)] = version
+    for site in reversed(_places(venv)):
+        for info in site.glob("*.dist-info"):
+            name, _, version = info.name.removesuffix(".dist-info").rpartition("-")
+            found[normalise(name)] = version
     return found
+
+
+def _places(venv: Path) -> list[Path]:
+    """Where this environment's packages lie: its own directory first, then what a bundle takes from the host's (swerl.environment.installer)."""
+    places = sorted(venv.glob("lib/python3.*/site-packages"))
+    for site in list(places):
+        if (hosts := site / HOST_PATHS).is_file():
+            places += [Path(line) for line in hosts.read_text().splitlines() if line]
+    return places
+
+
+def _left_out(venv: Path) -> set[str]:
+    """Packages that the bundle this environment came from leaves out on purpose; empty for one made by `make setup`."""
+    record = venv.parent / MANIFEST
+    dropped = json.loads(record.read_text())["dropped"] if record.is_file() else []
+    mine = (entry.partition(": ")[2] for entry in dropped if entry.startswith(f"{venv.name}: "))
+    return {entry.partition(" ")[0] for entry in mine if " " in entry and "/" not in entry}
 
 
 class EnvironmentsExist(Check):
@@ -77,7 +97,7 @@ class EnvironmentsMatchLock(Check):
         if extra not in lock.extras:
             raise NotApplicable(f"{lock.path} has no extra {extra!r}")
         have, closure = installed(venv), lock.closure([extra])
-        missing = [n for n in closure if n not in have]
+        missing = [n for n in closure if n not in have and n not in _left_out(venv)]
         other = [f"{n} {have[n]} (lock: {p.version})" for n, p in closure.items() if n in have and have[n] != p.version]
         sibling = {"gpu": "cpu", "cpu": "gpu"}.get(extra)
         if missing and sibling and all(have.get(n) for n in lock.closure([sibling])):
