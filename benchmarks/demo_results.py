@@ -7,8 +7,10 @@ means. Nothing is chosen: every validation of every run appears. ``--name h100``
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -18,6 +20,7 @@ import click
 from swerl.artifacts.gather import read_trials
 from swerl.artifacts.results import validations
 from swerl.config import load_resolved
+from swerl.runs.events import read_events
 from swerl.runs.metrics import read_metrics
 from swerl.runs.rundir import RunDir, read_json
 
@@ -28,12 +31,21 @@ COLOURS = ("#1f6f8b", "#c2571a", "#4a7c3a", "#7a4988", "#8a6d1d")
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 @click.option("--name", default="demo", show_default=True, help="Of the two files.")
+@click.option(
+    "--gpu",
+    "samples",
+    type=(str, click.Path(path_type=Path)),
+    multiple=True,
+    help="NAME CSV: what nvidia-smi --query-gpu=timestamp,utilization.gpu,memory.used --format=csv,noheader,nounits -l 1 wrote in UTC.",
+)
 @click.argument("runs", nargs=-1, required=True)
-def main(out: Path, name: str, runs: tuple[str, ...]) -> None:
+def main(out: Path, name: str, samples: tuple[tuple[str, Path], ...], runs: tuple[str, ...]) -> None:
     found = {}
     for entry in runs:
         title, _, place = entry.partition("=")
         found[title] = summary(RunDir.at(place))
+        for _, path in (sample for sample in samples if sample[0] == title):
+            found[title]["gpu"] = gpu_share(RunDir.at(place), path)
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{name}.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
     (out / f"{name}.svg").write_text(curve(found))
@@ -91,6 +103,32 @@ def summary(run: RunDir) -> dict[str, Any]:
         "num_workers": config.harbor_runtime.num_workers,
         "host": {key: manifest["host"][key] for key in ("cpus", "memory_mb", "gpus")},
     }
+
+
+def gpu_share(run: RunDir, path: Path) -> dict[str, float | int]:
+    """Mean utilisation in percent while trials run and while weights change, and the most memory in use, over the run's last start."""
+    events = list(read_events(run.events_of("trainer")))
+    first = max(i for i, event in enumerate(events) if event["kind"] == "trainer.start")
+    begun: dict[int, float] = {}
+    paused: dict[int, float] = {}
+    windows: dict[str, list[tuple[float, float]]] = {"rollout": [], "update": []}
+    for event in events[first:]:
+        step, at = event.get("step"), event["time"]
+        if event["kind"] == "step.begin":
+            begun[step] = at
+        elif event["kind"] == "engine.paused" and step in begun:
+            windows["rollout"].append((begun.pop(step), at))
+            paused[step] = at
+        elif event["kind"] == "engine.resumed" and step in paused:
+            windows["update"].append((paused.pop(step), at))
+    rows = []
+    for when, busy, memory in csv.reader(path.open()):
+        rows.append((datetime.strptime(when, "%Y/%m/%d %H:%M:%S.%f").replace(tzinfo=UTC).timestamp(), int(busy), int(memory)))
+    shares = {
+        f"{phase}_busy_percent": mean(busy for at, busy, _ in rows if any(low <= at <= high for low, high in spans))
+        for phase, spans in windows.items()
+    }
+    return {**shares, "memory_used_max_mib": max(memory for *_, memory in rows)}
 
 
 def settled(run: RunDir) -> list[dict[str, Any]]:

@@ -40,7 +40,7 @@ def installed(venv: Path) -> dict[str, str]:
 
 
 def _places(venv: Path) -> list[Path]:
-    """Where this environment's packages lie: its own directory first, then what a bundle takes from the host's (swerl.environment.installer)."""
+    """Where this environment's packages lie: its own directory first, then the host's that a bundle points to."""
     places = sorted(venv.glob("lib/python3.*/site-packages"))
     for site in list(places):
         if (hosts := site / HOST_PATHS).is_file():
