@@ -12,8 +12,8 @@ SWERL   := .venv/train/bin/swerl
 CHOICE   = --config $(CONFIG) $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo validate render preflight doctor train eval infer status stop resume artifacts clean test test-fast test-all \
-	agents lint bench
+.PHONY: help setup demo validate render preflight forecast doctor smoke train eval infer status stop resume logs artifacts clean test \
+	test-fast test-all agents lint bench
 
 help: ## list the verbs
 	@echo "swerl: train a software-engineering agent with online RL, declared in $(CONFIG)"
@@ -40,11 +40,17 @@ render: $(SWERL) ## show what the run's processes would be given
 preflight: $(SWERL) ## find what would fail, before it does; changes nothing
 	@$(SWERL) preflight $(CHOICE)
 
+forecast: $(SWERL) ## foresee memory, time and cost (ARGS='--model-config config.json --price 2.5')
+	@$(SWERL) forecast $(CHOICE)
+
 doctor: $(SWERL) ## prove the tasks: oracle 1, no-op 0
 	@$(SWERL) doctor $(CHOICE)
 
-train: $(SWERL) ## train; the same command resumes (FRESH=1 begins anew)
-	@$(SWERL) train $(CHOICE) $(if $(FRESH),--fresh)
+smoke: $(SWERL) ## one real step of the profile, cut to 8 x 4 trials, and a verdict
+	@$(SWERL) smoke $(CHOICE)
+
+train: $(SWERL) ## train; the same command resumes (FRESH=1 begins anew, DETACH=1 goes on without this terminal)
+	@$(SWERL) train $(CHOICE) $(if $(FRESH),--fresh) $(if $(DETACH),--detach)
 
 eval: $(SWERL) ## score a policy (POLICY=<run, checkpoint, directory or URL>; default: the run's newest checkpoint)
 	@$(SWERL) eval $(if $(POLICY),--policy $(POLICY)) $(CHOICE) $(if $(FRESH),--fresh)
@@ -58,8 +64,11 @@ status: $(SWERL) ## where a run stands (RUN=)
 stop: $(SWERL) ## let a run finish its step, save and end (RUN=)
 	@$(SWERL) stop $(RUN) $(CHOICE)
 
-resume: $(SWERL) ## continue a run from its own snapshot (RUN=)
-	@$(SWERL) resume $(RUN) $(CHOICE)
+resume: $(SWERL) ## continue a run from its own snapshot (RUN=, DETACH=1)
+	@$(SWERL) resume $(RUN) $(CHOICE) $(if $(DETACH),--detach)
+
+logs: $(SWERL) ## what a run's processes print; PROCESS=gateway|runner|trainer|engine (RUN=)
+	@$(SWERL) logs $(RUN) $(CHOICE) $(if $(PROCESS),--process $(PROCESS))
 
 artifacts: $(SWERL) ## gather a run into artifacts/ (RUN=)
 	@$(SWERL) artifacts $(RUN) $(CHOICE)

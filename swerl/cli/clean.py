@@ -38,6 +38,7 @@ def clean(chosen: Chosen, run_id: str | None, runs_dir: str | None, yes: bool) -
             if run_id:
                 held.registry.forget(run.id)
                 shutil.rmtree(run.root)
+                run.console.unlink(missing_ok=True)
                 click.echo(f"{run.id}: removed {run.root}")
     if not wanted:
         click.echo(f"nothing to clean in {place}")

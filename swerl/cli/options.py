@@ -65,6 +65,9 @@ def config_options[F: Callable[..., Any]](function: F) -> F:
     return wrapped
 
 
+patience_option = click.option(
+    "--patience", type=click.FloatRange(min=0.1), metavar="FACTOR", help="Multiply preflight's time limits; default: by the machine's load."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print data instead of text.")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from swerl.cli.options import Chosen, config_options, json_option, say_json, say_next
+from swerl.cli.options import Chosen, config_options, json_option, patience_option, say_json, say_next
 
 
 @click.command()
@@ -14,6 +14,7 @@ from swerl.cli.options import Chosen, config_options, json_option, say_json, say
 @click.option("--static", "static", is_flag=True, help="Only what the files say; ask neither the machine nor a sandbox.")
 @click.option("--deep", is_flag=True, help="Also the checks that take longer than ten seconds.")
 @click.option("--explain", "explained", metavar="ID", help="Say what one check looks for, and what to do about it.")
+@patience_option
 @click.option("-v", "--verbose", is_flag=True, help="List the checks that do not apply, too.")
 @json_option
 def preflight(
@@ -23,6 +24,7 @@ def preflight(
     static: bool,
     deep: bool,
     explained: str | None,
+    patience: float | None,
     verbose: bool,
     as_json: bool,
 ) -> int:
@@ -33,7 +35,9 @@ def preflight(
         if explained:
             click.echo(explain(explained))
             return 0
-        report = run_file(chosen.file, chosen.profile, chosen.overrides, only=only, skip=skip, live=not static, deep=deep)
+        report = run_file(
+            chosen.file, chosen.profile, chosen.overrides, only=only, skip=skip, live=not static, deep=deep, patience=patience
+        )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     if as_json:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from swerl.cli.finding import find_run, run_options
-from swerl.cli.options import Chosen, config_options, say_next
+from swerl.cli.options import Chosen, config_options, patience_option, say_next
 from swerl.config import RunConfig, load_resolved
+
+detach_option = click.option("--detach", is_flag=True, help="Go on without this terminal; returns when the run is supervised.")
 
 
 @click.command()
 @config_options
 @click.option("--fresh", is_flag=True, help="Begin anew: an earlier run of this name is moved aside, not deleted.")
-def train(chosen: Chosen, fresh: bool) -> int:
+@detach_option
+@patience_option
+def train(chosen: Chosen, fresh: bool, detach: bool, patience: float | None) -> int:
     """Train as the configuration says. The same command resumes after an end of any kind, from the newest checkpoint that verifies."""
     config = chosen.load()
-    checked = check(config)
+    if detach:
+        return let_go(config)
+    checked = check(config, patience)
     if checked:
         say_next(f"mend what is fatal, then swerl train{chosen.words}")
         return checked
@@ -24,18 +32,37 @@ def train(chosen: Chosen, fresh: bool) -> int:
 
 @click.command()
 @run_options
-def resume(chosen: Chosen, run_id: str | None, runs_dir: str | None) -> int:
+@detach_option
+@patience_option
+def resume(chosen: Chosen, run_id: str | None, runs_dir: str | None, detach: bool, patience: float | None) -> int:
     """Continue RUN (default: the newest) with the configuration in its own directory."""
     run = find_run(chosen, run_id, runs_dir)
     config = load_resolved(run.resolved)
-    return check(config) or carry_out(config, fresh=False)
+    if detach:
+        return let_go(config)
+    return check(config, patience) or carry_out(config, fresh=False)
 
 
-def check(config: RunConfig) -> int:
+def let_go(config: RunConfig) -> int:
+    """Give this very command, without ``--detach``, to a process of its own, and say how to look after it."""
+    from swerl.runs.detach import detach
+    from swerl.runs.rundir import RunDir
+
+    run = RunDir.at(config.run_dir)
+    words = [word for word in sys.argv[1:] if word != "--detach"]
+    started = detach([sys.executable, "-m", "swerl.cli", *words], run, click.echo)
+    if started.code is not None:
+        return started.code
+    click.echo(f"run {run.id} goes on without this terminal: pid {started.pid}, {run.console}")
+    say_next(f"swerl status {run.id}", f"swerl logs {run.id} --follow", f"swerl stop {run.id}")
+    return 0
+
+
+def check(config: RunConfig, patience: float | None = None) -> int:
     """Preflight in a few lines: fatal problems, warnings, verdict. 1 when the run must not start; there is no way past it."""
     from swerl.preflight import run as run_preflight
 
-    report = run_preflight(config)
+    report = run_preflight(config, patience=patience)
     for problem in [*report.fatal, *report.warnings]:
         click.echo(f"{problem.severity}: {problem}")
     click.echo(f"preflight: {report.verdict()}")

@@ -16,16 +16,17 @@ from pathlib import Path
 
 from swerl.config import RunConfig, examine
 from swerl.errors import Problem, SwerlError, fail
+from swerl.forecast.memory import Forecast
+from swerl.forecast.memory import forecast as forecast_of_plan
+from swerl.forecast.outlook import outlook
+from swerl.forecast.plan import plan_of
+from swerl.forecast.shape import ShapeError, read_shape
+from swerl.forecast.text import render as render_forecast
 from swerl.preflight.catalog import CHECKS, explain
 from swerl.preflight.context import Context, Host
-from swerl.preflight.forecast import Forecast
-from swerl.preflight.forecast import forecast as forecast_of_plan
-from swerl.preflight.forecast import render as render_forecast
 from swerl.preflight.gpus import ASSUMED_GPU_BYTES
-from swerl.preflight.plan import plan_of
 from swerl.preflight.report import Report
 from swerl.preflight.runner import run_checks, select
-from swerl.preflight.shape import ShapeError, read_shape
 from swerl.preflight.summary import forecast_of, summary
 
 
@@ -36,13 +37,14 @@ def run(
     skip: Collection[str] = (),
     live: bool = True,
     deep: bool = False,
-    patience: float = 1.0,
+    patience: float | None = None,
     problems: Iterable[Problem] = (),
     env: Mapping[str, str] | None = None,
     host: Host | None = None,
 ) -> Report:
     """Run the checks wanted and report. ``only`` and ``skip`` take ids and families (ValueError for an unknown one); ``deep`` adds the
-    checks that take longer than ten seconds; ``patience`` multiplies every time limit. ``problems`` are what the configuration room
+    checks that take longer than ten seconds; ``patience`` multiplies every time limit (default: the
+    machine's load for each processor). ``problems`` are what the configuration room
     found in the file."""
     ctx = Context(cfg, problems=problems, env=env, host=host, patience=patience)
     wanted = select(CHECKS, only=only, skip=skip, live=live, deep=deep)
@@ -56,7 +58,7 @@ def run(
     return Report(
         results=tuple(by_id[c.id] for c in wanted),
         summary=summary(ctx) if whole else (),
-        forecast=render_forecast(result) if whole and (result := forecast_of(ctx)) else "",
+        forecast=render_forecast(result, outlook(result)) if whole and (result := forecast_of(ctx)) else "",
         static_s=between - started,
         live_s=ended - between,
     )
@@ -71,7 +73,7 @@ def run_file(
     skip: Collection[str] = (),
     live: bool = True,
     deep: bool = False,
-    patience: float = 1.0,
+    patience: float | None = None,
     env: Mapping[str, str] | None = None,
     host: Host | None = None,
 ) -> Report:
@@ -85,10 +87,10 @@ def run_file(
     return run(found.config, only=only, skip=skip, live=live, deep=deep, patience=patience, problems=found.problems, env=env, host=host)
 
 
-def predict(cfg: RunConfig, *, model_config: Path | None = None, gpu_memory_bytes: int | None = None) -> Forecast:
+def predict(cfg: RunConfig, *, model_config: Path | None = None, gpu_memory_bytes: int | None = None, steps: int | None = None) -> Forecast:
     """What a run of this configuration will need, without looking at anything but the policy's ``config.json`` (``model_config`` names
-    another one) and, for the number of steps, the index where it is there. GPUs of 80 GiB are assumed unless their size is given. Raises
-    SwerlError SWERL-P101 where there is no such file or it describes no language model."""
+    another one) and the indexes where they are there (their rows give the steps, unless ``steps`` does, and the validation). GPUs of 80 GiB
+    are assumed unless their size is given. Raises SwerlError SWERL-P101 where there is no such file or it describes no language model."""
     path = model_config or cfg.model.model_path / "config.json"
     try:
         shape = read_shape(path)
@@ -96,7 +98,9 @@ def predict(cfg: RunConfig, *, model_config: Path | None = None, gpu_memory_byte
         reason = error.strerror if isinstance(error, OSError) else error
         raise fail("SWERL-P101", f"it cannot be read: {reason}", "name the config.json of a language model", str(path)) from error
     memory = None if cfg.infrastructure.device == "cpu" else gpu_memory_bytes or ASSUMED_GPU_BYTES
-    return forecast_of_plan(shape, plan_of(cfg, steps=Context(cfg).steps(), gpu_memory_bytes=memory))
+    ctx = Context(cfg)
+    plan = plan_of(cfg, steps=steps or ctx.steps(), gpu_memory_bytes=memory, val_tasks=ctx.val_tasks())
+    return forecast_of_plan(shape, plan)
 
 
 __all__ = ["CHECKS", "Host", "Report", "explain", "predict", "run", "run_file"]

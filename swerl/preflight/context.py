@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from swerl.config.check import is_placeholder
 from swerl.errors import Problem
+from swerl.forecast.plan import total_steps
+from swerl.forecast.shape import ModelShape, ShapeError, read_shape
 from swerl.preflight.check import NotApplicable
 from swerl.preflight.indexes import IndexUnreadable, Row, read_index, row_count
-from swerl.preflight.plan import total_steps
-from swerl.preflight.shape import ModelShape, ShapeError, read_shape
 from swerl.preflight.taskfiles import Scan, scan
 from swerl.render.trial import backend
 from swerl.runs.process import TOKEN_VARIABLE, environment_of
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from swerl.config import RunConfig
 
 T = TypeVar("T")
+BUSY = 1.5  # runnable processes for each processor
+MOST_PATIENCE = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +53,20 @@ class Answer:
         return self.code == 0
 
 
+def load_per_processor(proc: Path) -> float:
+    """Mean number of runnable processes of the last minute, for each processor this process may use; 0 where the kernel does not say."""
+    try:
+        return float((proc / "loadavg").read_text().split()[0]) / len(os.sched_getaffinity(0))
+    except OSError:
+        return 0.0
+
+
 class Context:
-    """Shared by all checks of one preflight, which run in threads: everything read twice goes through ``once``. ``patience`` multiplies
-    every time limit, for machines that are slow or busy."""
+    """Shared by all checks of one preflight, which run in threads: everything read twice goes through ``once``.
+
+    ``patience`` multiplies every time limit. Where it is not given, it is the machine's load for each processor, and a probe that gives no
+    answer on a machine with more to do than processors (``is_busy``) warns instead of refusing the run: it may only have waited.
+    """
 
     def __init__(
         self,
@@ -62,13 +75,15 @@ class Context:
         problems: Iterable[Problem] = (),
         env: Mapping[str, str] | None = None,
         host: Host | None = None,
-        patience: float = 1.0,
+        patience: float | None = None,
     ):
         self.cfg = cfg
-        self.patience = patience
+        self.host = host or Host()
+        load = load_per_processor(self.host.proc)
+        self.is_busy = patience is None and load > BUSY
+        self.patience = min(max(1.0, load), MOST_PATIENCE) if patience is None else patience
         self.config_problems = tuple(problems)
         self.env = dict(os.environ if env is None else env)
-        self.host = host or Host()
         self._guard = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
         self._values: dict[str, tuple[Any, BaseException | None]] = {}
@@ -160,6 +175,13 @@ class Context:
             return self.cfg.training.total_steps
         try:
             return total_steps(self.cfg, self.once("train row count", lambda: row_count(self.cfg.data.train_index)))
+        except IndexUnreadable:
+            return None
+
+    def val_tasks(self) -> int | None:
+        """Rows of the validation's index, or None where it cannot be read."""
+        try:
+            return self.once("val row count", lambda: row_count(self.cfg.data.val_index))
         except IndexUnreadable:
             return None
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import psutil
 
 from swerl.environment.platforms import CUDA, MINIMUM_DRIVER
+from swerl.forecast.memory import GIB, forecast, size
+from swerl.forecast.plan import plan_of
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.context import Context
-from swerl.preflight.forecast import GIB, forecast, size
-from swerl.preflight.plan import plan_of
 
 ASSUMED_GPU_BYTES = 80 * GIB
 _SMI_TIMEOUT_S = 6.0

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import psutil
 
+from swerl.forecast.memory import GIB, disk, size
+from swerl.forecast.plan import plan_of
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.context import Context
-from swerl.preflight.forecast import GIB, disk, size
-from swerl.preflight.plan import plan_of
 
 _OTHER_DISK = 5 * GIB  # logs, trials, gateway journal
 

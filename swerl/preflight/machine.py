@@ -8,9 +8,9 @@ import resource
 from collections.abc import Iterator
 from pathlib import Path
 
+from swerl.forecast.memory import GIB, size
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.context import Context
-from swerl.preflight.forecast import GIB, size
 from swerl.preflight.host import meminfo
 from swerl.runs.process import TOKEN_VARIABLE, owned_processes
 

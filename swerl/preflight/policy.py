@@ -9,10 +9,10 @@ from typing import Any
 
 import orjson
 
+from swerl.forecast.memory import count
+from swerl.forecast.shape import ShapeError, read_shape, text_config
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.context import Context
-from swerl.preflight.forecast import count
-from swerl.preflight.shape import ShapeError, read_shape, text_config
 
 SAFETENSORS_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "I16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
 

@@ -35,7 +35,7 @@ class _Running:
             self._settle(problems, facts, not_applicable=str(reason))
             return
         except TimeoutError as error:
-            problems.append(self.check.found(f"the probe hung: {error}"))
+            problems.append(self._hung(str(error)))
         except Exception as error:  # a bug of the check must not hide what the others found
             problems.append(
                 Problem(self.check.id, f"the check itself failed: {type(error).__name__}: {error}", "report this as a bug", "", "fatal")
@@ -50,8 +50,14 @@ class _Running:
         self.thread.join(max(0.0, self.started + budget_s - time.monotonic()))
         if self.result is not None:
             return self.result
-        problem = self.check.found(f"the probe hung: no answer within {budget_s:g} s")
-        return Result.of(self.check, [problem], [], time.monotonic() - self.started)
+        return Result.of(self.check, [self._hung(f"no answer within {budget_s:g} s")], [], time.monotonic() - self.started)
+
+    def _hung(self, what: str) -> Problem:
+        """A finding like any other, except that a busy machine is not taken for a broken one."""
+        if not self.ctx.is_busy:
+            return self.check.found(f"the probe hung: {what}")
+        remedy = f"ask again when the machine is idle, or with --patience {2 * self.ctx.patience:.0f}"
+        return self.check.found(f"the probe gave no answer on a busy machine: {what}", severity="warning", remedy=remedy)
 
 
 def run_checks(checks: Iterable[Check], ctx: Context) -> list[Result]:

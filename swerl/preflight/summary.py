@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from swerl.forecast.memory import Forecast, forecast
+from swerl.forecast.plan import plan_of
 from swerl.preflight.check import NotApplicable
 from swerl.preflight.context import Context
-from swerl.preflight.forecast import Forecast, forecast
 from swerl.preflight.gpus import gpu_memory
-from swerl.preflight.plan import plan_of
 
 
 def forecast_of(ctx: Context) -> Forecast | None:
     """The forecast of this configuration; None where the policy cannot be read."""
     try:
-        return forecast(ctx.shape(), plan_of(ctx.cfg, steps=ctx.steps(), gpu_memory_bytes=gpu_memory(ctx)))
+        return forecast(ctx.shape(), plan_of(ctx.cfg, steps=ctx.steps(), gpu_memory_bytes=gpu_memory(ctx), val_tasks=ctx.val_tasks()))
     except NotApplicable:
         return None
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from swerl.config import RunConfig
 from swerl.config.schema import keys
 from swerl.errors import fail
+from swerl.forecast.memory import disk
+from swerl.forecast.plan import plan_of
 from swerl.preflight.check import NotApplicable
 from swerl.preflight.context import Context
-from swerl.preflight.forecast import disk
-from swerl.preflight.plan import plan_of
 from swerl.render import process_environment, runner_environment
 from swerl.runs.display import Display
 from swerl.runs.plan import Plan, ProcessSpec

@@ -115,6 +115,11 @@ class RunDir:
     def vllm_log(self) -> Path:
         return self.logs / f"{self.id}_vllm.log"
 
+    @property
+    def console(self) -> Path:
+        """What a detached supervisor prints; beside the run, because a fresh start moves the run aside while it prints."""
+        return self.root.with_name(f"{self.id}.console.log")
+
     def log_of(self, process: str) -> Path:
         return self.trainer_log if process == "trainer" else self.logs / f"{process}.log"
 

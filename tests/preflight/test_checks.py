@@ -279,14 +279,14 @@ def cache_too_small(site) -> Report:
 
 
 def policy_too_large(site, site_module) -> Report:
-    shape = json.loads((PROJECT / "tests" / "preflight" / "shapes" / "qwen3-30b-a3b.json").read_text())
+    shape = json.loads((PROJECT / "tests" / "forecast" / "shapes" / "qwen3-30b-a3b.json").read_text())
     (site.model / "config.json").write_text(json.dumps(shape))
     site.gpus(1)
     return site.preflight(CUDA, only=["SWERL-P605"])
 
 
 def disk_too_small(site, site_module) -> Report:
-    shape = json.loads((PROJECT / "tests" / "preflight" / "shapes" / "qwen3-30b-a3b.json").read_text())
+    shape = json.loads((PROJECT / "tests" / "forecast" / "shapes" / "qwen3-30b-a3b.json").read_text())
     (site.model / "config.json").write_text(json.dumps({**shape, "num_hidden_layers": 4800}))
     return site.preflight(only=["SWERL-P703"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import pytest
 
 from swerl.preflight import CHECKS, run_file
 from swerl.preflight.check import Check, Fact, NotApplicable
+from swerl.preflight.context import Context
 from swerl.preflight.report import Report
 from swerl.preflight.runner import run_checks, select
 
@@ -125,7 +127,7 @@ class Absent(Check):
 def test_hung_and_broken_checks_hide_nothing():
     release = threading.Event()
     started = time.monotonic()
-    hung, broken, absent = run_checks([Sleeps(release), Breaks(), Absent()], SimpleNamespace(patience=1.0))
+    hung, broken, absent = run_checks([Sleeps(release), Breaks(), Absent()], SimpleNamespace(patience=1.0, is_busy=False))
     assert time.monotonic() - started < 5
     release.set()
     assert hung.status == "fatal" and "no answer within 0.3 s" in hung.problems[0].message
@@ -192,3 +194,25 @@ def test_no_false_alarm_on_a_shipped_profile(site, profile: str):
         host=site.host(),
     )
     assert not report.fatal and not report.warnings, report.render()
+
+
+def test_a_busy_machine_is_not_taken_for_a_broken_one(site):
+    """The same hung probe refuses the run on an idle machine, and warns on one with forty processes for each processor."""
+    site.program("nvidia-smi", "sleep 60")
+    on_gpus = {"infrastructure.device": "cuda", "infrastructure.ngpus_per_node": 1}
+    for load, fatal in ((0.0, True), (40.0 * len(os.sched_getaffinity(0)), False)):
+        site.proc(loadavg=f"{load} 1.00 1.00 1/100 1\n")
+        config, problems = site.config(on_gpus)
+        context = Context(config, problems=problems, env=site.env, host=site.host())
+        context.patience = 0.05
+        [result] = run_checks(select(CHECKS, only=["SWERL-P601"]), context)
+        [problem] = result.problems
+        assert (problem.severity == "fatal") == fatal, problem
+        assert "hung" in problem.message if fatal else "--patience" in problem.remedy
+
+
+def test_patience_grows_with_the_load_and_is_bounded(site):
+    processors = len(os.sched_getaffinity(0))
+    for load, expected in ((0.5 * processors, 1.0), (3.0 * processors, 3.0), (90.0 * processors, 8.0)):
+        site.proc(loadavg=f"{load} 1.00 1.00 1/100 1\n")
+        assert site.context().patience == expected

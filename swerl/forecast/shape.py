@@ -1,7 +1,7 @@
 """The shape of a policy, read from its ``config.json`` alone: parameters, KV-cache bytes, and what the engine will and will not accept.
 
 Nothing is guessed from the directory's name. Dense Llama, Mistral, Qwen2 and Qwen3 and the MoE families Mixtral, Qwen2-MoE and Qwen3-MoE
-are counted exactly (proved against the instantiated models in ``tests/preflight/test_shape.py``); for any other architecture the count is
+are counted exactly (proved against the instantiated models in ``tests/forecast/test_shape.py``); for any other architecture the count is
 marked as an estimate in ``ModelShape.exact``. A multimodal or wrapped checkpoint keeps its language model under ``text_config`` or
 ``llm_config``.
 """

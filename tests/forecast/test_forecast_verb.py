@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from swerl.errors import SwerlError
-from swerl.preflight.cli import forecast
+from swerl.forecast.cli import forecast
 
 PROJECT = Path(__file__).resolve().parents[2]
-MOE = PROJECT / "tests" / "preflight" / "shapes" / "qwen3-30b-a3b.json"
+MOE = PROJECT / "tests" / "forecast" / "shapes" / "qwen3-30b-a3b.json"
 CONFIG = ["--config", str(PROJECT / "config.yaml")]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from swerl.config import RunConfig
-from swerl.preflight.forecast import GIB, Plan
+from swerl.forecast.memory import GIB, Plan
+from swerl.render.trial import backend
 
 
 def steps_per_epoch(cfg: RunConfig, train_rows: int) -> int:
@@ -17,12 +18,13 @@ def total_steps(cfg: RunConfig, train_rows: int) -> int:
     return wanted if wanted is not None else steps_per_epoch(cfg, train_rows) * cfg.training.total_epochs
 
 
-def plan_of(cfg: RunConfig, *, steps: int | None, gpu_memory_bytes: int | None) -> Plan:
+def plan_of(cfg: RunConfig, *, steps: int | None, gpu_memory_bytes: int | None, val_tasks: int | None = None) -> Plan:
     training, engine = cfg.training, cfg.vllm
     longest = training.max_prompt_length + training.max_response_length
     tokens = (
         training.max_token_len_per_gpu if training.use_dynamic_bsz else -(-longest * training.micro_batch_size_per_gpu // training.sp_size)
     )
+    local = backend(cfg.harbor_agent) == "bubblewrap" or (backend(cfg.harbor_agent) == "docker" and not cfg.harbor_agent.docker_host)
     on_cpu = cfg.infrastructure.device == "cpu"
     return Plan(
         gpus=cfg.infrastructure.nnodes * cfg.infrastructure.ngpus_per_node,
@@ -50,4 +52,21 @@ def plan_of(cfg: RunConfig, *, steps: int | None, gpu_memory_bytes: int | None) 
         keep_checkpoints=training.max_checkpoints,
         save_hf=training.save_hf,
         live_trials=cfg.harbor_runtime.num_workers,
+        cpu=on_cpu,
+        nodes=cfg.infrastructure.nnodes,
+        asynchronous=training.mode != "sync",
+        enforce_eager=engine.enforce_eager,
+        actor_offload=training.actor_offload and not on_cpu,
+        reference_policy=cfg.algorithm.use_kl_loss,
+        remove_padding=training.use_remove_padding,
+        max_turns=cfg.harbor_agent.max_iterations,
+        trial_limit_s=float(cfg.harbor_runtime.trial_hard_timeout_sec),
+        tail_kill_target=cfg.harbor_runtime.tail_kill_target,
+        tail_grace_s=float(cfg.harbor_runtime.tail_kill_grace_sec),
+        test_every=training.test_freq,
+        val_before=training.val_before_train,
+        val_tasks=val_tasks,
+        val_samples=training.val_n,
+        sandbox_bytes=(cfg.harbor_agent.environment_override_memory_mb or 0) << 20 if local else 0,
+        object_store_bytes=(cfg.infrastructure.object_store_mb or 2048) << 20,
     )

@@ -8,8 +8,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swerl.preflight.forecast import GIB, Plan, forecast, render
-from swerl.preflight.shape import read_shape
+from swerl.forecast.memory import GIB, Plan, forecast
+from swerl.forecast.shape import read_shape
+from swerl.forecast.text import render
 
 SHAPES = Path(__file__).parent / "shapes"
 QWEN3_06B = read_shape(SHAPES / "qwen3-0.6b.json")

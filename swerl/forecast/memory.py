@@ -1,9 +1,10 @@
-"""What a run will need, from the policy's ``config.json`` and the profile alone.
+"""Bytes: of the engine, the trainer, the host and the disk, from the policy's shape and the plan.
 
 Exact: parameters (families named in ``shape``), KV-cache bytes per token, trials and optimizer steps, checkpoint bytes (fp32 weights and
 two fp32 Adam moments, as verl's FSDP engine keeps them; an exported Hugging Face copy is fp32 too).
 Estimated, and marked ``~`` in the text: what vLLM leaves for the cache on a GPU (``VLLM_FIXED``, calibrated on one H100, and the sampler's
-buffers), and the trainer's activations. Every byte count is per GPU unless the name says otherwise. Nothing here looks at the machine: the
+buffers), its graphs (``GRAPH_LAYER_BYTES``), and the trainer's activations. On the CPU, a process needs ``CPU_PROCESS`` before it holds
+anything (measured in the demonstration). Every byte count is per GPU unless the name says otherwise. Nothing here looks at the machine: the
 GPU's memory is a parameter.
 """
 
@@ -12,13 +13,17 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from swerl.preflight.shape import ModelShape, dtype_bytes
+from swerl.forecast.shape import ModelShape, dtype_bytes
 
 GIB = 2**30
 MASTER_BYTES = 4  # verl loads a trainable FSDP model in fp32, whatever it computes in
 ADAM_BYTES = 8  # two fp32 moments
 # Contexts, communicators, profiling activations. One H100: 79.1 x 0.6 GiB - 45.96 of cache - 1.11 of weights, less the sampler's buffers.
 VLLM_FIXED = 0.25 * GIB
+GRAPH_LAYER_BYTES = 20 * 2**20  # captured graphs live beside what gpu_memory_utilization bounds
+CPU_PROCESS = int(1.1 * GIB)  # torch, verl or vLLM, Ray: what a worker of theirs occupies with next to nothing in it
+GPU_PROCESS_HOST = 6 * GIB  # host memory of a rank and an engine with their libraries and CUDA's tables, a GPU
+DATA_TOKEN_BYTES = 64  # ids, masks, positions, log-probabilities and advantages of a token, with one copy under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,23 @@ class Plan:
     keep_checkpoints: int | None
     save_hf: bool
     live_trials: int
+    cpu: bool = False
+    nodes: int = 1
+    asynchronous: bool = False
+    enforce_eager: bool = False
+    actor_offload: bool = False
+    reference_policy: bool = False
+    remove_padding: bool = True
+    max_turns: int = 50
+    trial_limit_s: float | None = None
+    tail_kill_target: float = 1.0
+    tail_grace_s: float = 0.0
+    test_every: int = -1
+    val_before: bool = False
+    val_tasks: int | None = None
+    val_samples: int = 1
+    sandbox_bytes: int = 0
+    object_store_bytes: int = 2 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +85,7 @@ class EngineForecast:
     kv_bytes: int | None
     kv_tokens: int | None
     full_sequences: float | None
+    graph_bytes: int
     exact: bool
 
 
@@ -82,6 +105,21 @@ class TrainerForecast:
 
 
 @dataclass(frozen=True, slots=True)
+class HostForecast:
+    """Memory of one node at the most: optimizer states that were moved there, Ray's store, a step's data, processes, sandboxes."""
+
+    offload_bytes: int
+    store_bytes: int
+    data_bytes: int
+    process_bytes: int
+    sandbox_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.offload_bytes + self.store_bytes + self.data_bytes + self.process_bytes + self.sandbox_bytes
+
+
+@dataclass(frozen=True, slots=True)
 class DiskForecast:
     """``peak_bytes`` is the largest amount on disk at any moment: a new checkpoint is committed before the oldest one goes."""
 
@@ -98,6 +136,20 @@ class Forecast:
     engine: EngineForecast
     trainer: TrainerForecast
     disk: DiskForecast
+    host: HostForecast
+
+    @property
+    def trainer_process_bytes(self) -> int:
+        """What the trainer's worker occupies at its peak, as verl reports it: of the GPU, or (CPU) of the process."""
+        return self.trainer.peak_bytes + (CPU_PROCESS if self.plan.cpu else 0)
+
+    @property
+    def engine_process_bytes(self) -> int | None:
+        """What an engine occupies: of the GPU, or (CPU) its processes."""
+        if self.plan.cpu:
+            return (self.engine.kv_bytes or 0) + self.engine.weight_bytes + CPU_PROCESS
+        memory = self.plan.gpu_memory_bytes
+        return None if memory is None else int(memory * self.plan.gpu_memory_utilization) + self.engine.graph_bytes
 
     @property
     def trials_per_step(self) -> int:
@@ -117,7 +169,7 @@ class Forecast:
 
 
 def forecast(shape: ModelShape, plan: Plan) -> Forecast:
-    return Forecast(shape, plan, _engine(shape, plan), _trainer(shape, plan), disk(shape, plan))
+    return Forecast(shape, plan, _engine(shape, plan), _trainer(shape, plan), disk(shape, plan), _host(shape, plan))
 
 
 def _engine(shape: ModelShape, plan: Plan) -> EngineForecast:
@@ -135,6 +187,7 @@ def _engine(shape: ModelShape, plan: Plan) -> EngineForecast:
         kv_bytes=room,
         kv_tokens=tokens,
         full_sequences=None if tokens is None else tokens / (plan.prompt_tokens + plan.response_tokens),
+        graph_bytes=0 if plan.enforce_eager or plan.cpu else shape.layers * GRAPH_LAYER_BYTES,
         exact=plan.kv_cache_bytes is not None and not shape.is_hybrid,
     )
 
@@ -164,6 +217,20 @@ def _mlp_width(shape: ModelShape) -> int:
     return max(0, per_layer) // (3 * shape.hidden)
 
 
+def _host(shape: ModelShape, plan: Plan) -> HostForecast:
+    """Of the busiest node: the one with the sandboxes and the driver, which holds a step's data."""
+    here = max(1, plan.gpus // plan.nodes)
+    states = shape.parameters // plan.gpus * (MASTER_BYTES + ADAM_BYTES) * here
+    trials = plan.prompts_per_step * plan.samples_per_prompt
+    return HostForecast(
+        offload_bytes=states if plan.actor_offload else 0,
+        store_bytes=plan.object_store_bytes,
+        data_bytes=trials * (plan.prompt_tokens + plan.response_tokens) * DATA_TOKEN_BYTES,
+        process_bytes=here * (2 * CPU_PROCESS if plan.cpu else GPU_PROCESS_HOST),
+        sandbox_bytes=plan.live_trials * plan.sandbox_bytes,
+    )
+
+
 def disk(shape: ModelShape, plan: Plan) -> DiskForecast:
     save = shape.parameters * (MASTER_BYTES + ADAM_BYTES + (MASTER_BYTES if plan.save_hf else 0))
     saves = None if plan.steps is None else max(1, -(-plan.steps // plan.save_every))
@@ -171,39 +238,6 @@ def disk(shape: ModelShape, plan: Plan) -> DiskForecast:
     kept = saves if keep is None else keep if saves is None else min(saves, keep)
     peak = saves if keep is None else keep + 1 if saves is None else min(saves, keep + 1)
     return DiskForecast(save, saves, kept, None if peak is None else peak * save)
-
-
-def render(result: Forecast) -> str:
-    """The forecast as text, one fact a line."""
-    shape, plan, engine, trainer, store = result.shape, result.plan, result.engine, result.trainer, result.disk
-    about = "" if shape.exact else "~"
-    device = "GPU" if plan.kv_cache_bytes is None else "process"
-    lines = [
-        f"policy            {shape.architecture}, {about}{count(shape.parameters)} parameters"
-        + (f", {about}{count(shape.active_parameters)} active, {shape.experts} experts" if shape.is_moe else ""),
-        f"trials a step     {plan.prompts_per_step} x {plan.samples_per_prompt} = {result.trials_per_step}, "
-        f"{result.updates_per_step} optimizer step(s)",
-        f"engine            {engine.replicas} replica(s) of {plan.gen_tp} {device}(s), weights {size(engine.weight_bytes)} a {device}",
-        f"KV cache          {engine.kv_bytes_per_token:,} B a token and {device}" + _kv_text(result),
-        f"trainer           ~{size(trainer.peak_bytes)} a {device} at the peak: states {size(trainer.state_bytes)}, "
-        f"gathered {size(trainer.gathered_bytes)}, activations ~{size(trainer.activation_bytes)}, "
-        f"logits ~{size(trainer.logits_bytes)} ({plan.tokens_per_gpu:,} tokens)",
-        f"checkpoint        {about}{size(store.save_bytes)} a save"
-        + (f", {store.saves} save(s), at most {size(store.peak_bytes)} at once" if store.saves and store.peak_bytes is not None else ""),
-    ]
-    return "\n".join(lines)
-
-
-def _kv_text(result: Forecast) -> str:
-    engine, plan = result.engine, result.plan
-    if engine.kv_tokens is None:
-        return "; the size of the cache depends on the GPU's memory, which is not known here"
-    about = "" if engine.exact else "~"
-    longest = plan.prompt_tokens + plan.response_tokens
-    return (
-        f"; {about}{size(engine.kv_bytes or 0)} = {about}{engine.kv_tokens:,} tokens a replica, "
-        f"{about}{engine.full_sequences:.1f} sequences of {longest:,} tokens at once (max_num_seqs {plan.max_num_seqs})"
-    )
 
 
 def count(number: int) -> str:

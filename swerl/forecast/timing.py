@@ -1,0 +1,171 @@
+"""A step's time by phases, and a run's: arithmetic over the plan, the policy's shape, rates and a mean trial.
+
+Generation. A trial's time is its sandbox's start, its turns (prefill of what is new, decoding, tools) and its verifier. Decoding a token
+takes as long as reading the weights that the batch touches and every sequence's cache, or as computing them, whichever is longer; the batch
+is as many trials as are in the engine at once, found by iteration. ``live_trials`` slots serve the step's trials; the step ends with the
+slowest, whose duration is the expected maximum of a log-normal (Blom's quantile of the number that run last).
+
+Training. A forward pass costs two operations per active parameter and token and the attention's share; a backward twice that, and
+checkpointing one more forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import exp
+from statistics import NormalDist
+from types import MappingProxyType
+from typing import Any
+
+from swerl.forecast.memory import Forecast, Plan
+from swerl.forecast.rates import Rates, Trial
+from swerl.forecast.shape import ModelShape, dtype_bytes
+
+ROUNDS = 30
+BATCH_TAIL = 0.5614  # exp(-Euler's constant): the quantile whose value is the expected maximum
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """Seconds. ``phases`` by verl's names where it has one; validation and saving are a step's share of them. ``in_engine`` is the number
+    of trials that a replica serves at once; ``limit`` names what holds generation up."""
+
+    phases: Mapping[str, float]
+    step_s: float
+    trial_s: float
+    slowest_s: float
+    in_engine: float
+    limit: str
+
+    @property
+    def bottleneck(self) -> str:
+        return max(self.phases, key=lambda name: self.phases[name])
+
+
+@dataclass(frozen=True, slots=True)
+class RunTime:
+    """Of the whole run. ``wall_s`` is None where the number of steps is not known."""
+
+    step: StepTime
+    trials_per_hour: float
+    wall_s: float | None
+    gpu_hours: float | None
+
+
+def run_time(foreseen: Forecast, rates: Rates, trial: Trial) -> RunTime:
+    plan = foreseen.plan
+    step = step_time(foreseen, rates, trial)
+    wall = None if plan.steps is None else rates.boot_s + plan.steps * step.step_s
+    return RunTime(step, 3600 * foreseen.trials_per_step / step.step_s, wall, None if wall is None else wall / 3600 * plan.gpus)
+
+
+def step_time(foreseen: Forecast, rates: Rates, trial: Trial) -> StepTime:
+    plan, shape = foreseen.plan, foreseen.shape
+    gen_s, one_s, slowest_s, busy, limit = _generation(foreseen, rates, trial, foreseen.trials_per_step)
+    tokens = _trained_tokens(plan, trial) * foreseen.trials_per_step
+    forward_s = tokens * _forward_flops(shape, trial) / (rates.flops * _train_share(shape, rates) * plan.gpus)
+    offload_s = foreseen.trainer.offloaded_host_bytes / rates.host_link_bytes_s if plan.actor_offload else 0.0
+    phases = {
+        "gen": gen_s,
+        "old_log_prob": forward_s * (2 if plan.reference_policy else 1),
+        "update_actor": forward_s * (4 if plan.gradient_checkpointing else 3) + 2 * offload_s + rates.update_fixed_s,
+        "update_weights": foreseen.engine.weight_bytes * plan.gen_tp / rates.weight_copy_bytes_s + 0.5,
+        "save_checkpoint": foreseen.disk.save_bytes / rates.disk_bytes_s / plan.save_every,
+        "validation": 0.0,
+    }
+    if plan.val_tasks and plan.test_every > 0:
+        validation = _generation(foreseen, rates, trial, plan.val_tasks * plan.val_samples)[0]
+        times = 1 / plan.test_every + (1 / plan.steps if plan.val_before and plan.steps else 0)
+        phases["validation"] = validation * times
+    if plan.asynchronous:  # trials go on during the update: of the two only the longer is waited for
+        training = phases["old_log_prob"] + phases["update_actor"]
+        phases["gen"] = max(0.0, phases["gen"] - training) if phases["gen"] > training else 0.0
+    return StepTime(MappingProxyType(phases), sum(phases.values()), one_s, slowest_s, busy, limit)
+
+
+def _generation(foreseen: Forecast, rates: Rates, trial: Trial, trials: int) -> tuple[float, float, float, float, str]:
+    """Seconds of all trials, of a mean one and of the slowest; trials in an engine at once; what limits."""
+    plan, engine = foreseen.plan, foreseen.engine
+    slots = min(plan.live_trials, trials)
+    context = trial.prompt_tokens + trial.response_tokens / 2
+    room = float(plan.max_num_seqs)
+    if engine.kv_tokens is not None:
+        room = min(room, max(1.0, engine.kv_tokens / (trial.prompt_tokens + trial.response_tokens)))
+    outside = trial.setup_s + trial.verifier_s + (0 if trial.source == "measured" else trial.turns * trial.outside_s)
+    busy, one, waits = min(room, slots / engine.replicas), 1.0, 1.0
+    for _ in range(ROUNDS):
+        per_token = decode_s(foreseen, rates, context, busy)
+        new_tokens = trial.prompt_tokens + trial.response_tokens - trial.sampled_tokens
+        prefill = new_tokens * 2 * foreseen.shape.active_parameters / (rates.flops * rates.prefill_share * plan.gen_tp) * max(1.0, busy / 4)
+        inside = trial.turns * trial.outside_s if trial.source == "measured" else trial.sampled_tokens * per_token + prefill
+        wanted = slots / engine.replicas * inside * waits / (outside + inside * waits)
+        waits = max(1.0, waits * wanted / room) if wanted > room else max(1.0, waits * 0.9)
+        one = outside + inside * waits
+        busy = 0.5 * busy + 0.5 * min(room, wanted)
+    last = min(slots, trials)
+    slowest = min(_at(one, trial.spread, _quantile(last)), plan.trial_limit_s or float("inf"))
+    if plan.tail_kill_target < 1:
+        slowest = min(slowest, _at(one, trial.spread, NormalDist().inv_cdf(plan.tail_kill_target)) + plan.tail_grace_s)
+    total = max(0, trials - slots) / slots * one + max(one, slowest)
+    limit = _limit(waits, room, plan, slots, trials, slowest, one)
+    return total, one, slowest, busy, limit
+
+
+def decode_s(foreseen: Forecast, rates: Rates, context: float, batch: float) -> float:
+    """Seconds that one decoding step of ``batch`` sequences of ``context`` tokens takes on a replica."""
+    shape, plan = foreseen.shape, foreseen.plan
+    size = dtype_bytes(plan.rollout_dtype)
+    routed = (shape.parameters - shape.active_parameters) / (1 - shape.experts_per_token / shape.experts) if shape.is_moe else 0.0
+    touched = 1 - (1 - shape.experts_per_token / shape.experts) ** max(1.0, batch) if shape.is_moe else 1.0
+    weights = (shape.parameters - routed + routed * touched) * size / plan.gen_tp
+    read_s = (weights + batch * context * foreseen.engine.kv_bytes_per_token) / rates.memory_bytes_s
+    compute_s = batch * 2 * shape.active_parameters / (rates.flops * rates.prefill_share * plan.gen_tp)
+    return max(rates.decode_floor_s, read_s, compute_s)
+
+
+def _trained_tokens(plan: Plan, trial: Trial) -> float:
+    """Tokens of a row as the trainer computes it: without removal of padding, the longest there can be."""
+    return trial.prompt_tokens + trial.response_tokens if plan.remove_padding else plan.prompt_tokens + plan.response_tokens
+
+
+def _forward_flops(shape: ModelShape, trial: Trial) -> float:
+    length = trial.prompt_tokens + trial.response_tokens
+    return 2 * shape.active_parameters + 2 * shape.attention_layers * shape.heads * shape.head_dim * length
+
+
+def _train_share(shape: ModelShape, rates: Rates) -> float:
+    return rates.train_share_moe if shape.is_moe else rates.train_share_dense
+
+
+def _at(mean_s: float, spread: float, z: float) -> float:
+    """A log-normal duration of this mean, ``z`` deviations up."""
+    return mean_s * exp(spread * z - spread**2 / 2)
+
+
+def _quantile(count: int) -> float:
+    return 0.0 if count < 2 else NormalDist().inv_cdf(1 - BATCH_TAIL / count)
+
+
+def _limit(waits: float, room: float, plan: Plan, slots: int, trials: int, slowest: float, one: float) -> str:
+    if waits > 1.05:
+        return "the engine's cache" if room < plan.max_num_seqs else "vllm.max_num_seqs"
+    if slots < trials and (trials - slots) / slots * one > slowest:
+        return "harbor_runtime.num_workers"
+    return "the slowest trials" if slowest > 1.5 * one else "decoding"
+
+
+def as_dict(found: RunTime) -> dict[str, Any]:
+    step = found.step
+    return {
+        "phases_s": dict(step.phases),
+        "step_s": step.step_s,
+        "trial_s": step.trial_s,
+        "slowest_trial_s": step.slowest_s,
+        "trials_in_an_engine": step.in_engine,
+        "bottleneck": step.bottleneck,
+        "generation_is_held_up_by": step.limit,
+        "trials_per_hour": found.trials_per_hour,
+        "wall_s": found.wall_s,
+        "gpu_hours": found.gpu_hours,
+    }
