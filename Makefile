@@ -12,8 +12,7 @@ SWERL   := .venv/train/bin/swerl
 CHOICE   = --config $(CONFIG) $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo validate render preflight forecast doctor smoke train eval infer status stop resume logs artifacts clean test \
-	test-fast test-all agents lint bench
+.PHONY: help setup demo validate render preflight forecast doctor smoke train eval infer status stop resume logs artifacts clean test test-fast test-all agents lint bench
 
 help: ## list the verbs
 	@echo "swerl: train a software-engineering agent with online RL, declared in $(CONFIG)"
