@@ -15,8 +15,8 @@ pytestmark = [pytest.mark.trials, pytest.mark.long]
 AGENTS = {
     "claude-code": (3, {"arguments"}),
     "codex": (3, set()),
-    "opencode": (3, set()),
-    "qwen-coder": (3, set()),
+    "opencode": (3, {"serialisation"}),
+    "qwen-coder": (3, {"serialisation"}),
     "mini-swe-agent": (3, set()),
     "openhands-sdk": (3, set()),
     "terminus-2": (4, set()),
