@@ -12,7 +12,7 @@ SWERL   := .venv/train/bin/swerl
 CHOICE   = --config $(CONFIG) $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo validate render preflight forecast doctor smoke train eval infer status stop resume logs artifacts clean test test-fast test-all agents lint bench
+.PHONY: help dashboard setup demo validate render preflight forecast doctor smoke train eval infer status stop resume logs artifacts clean test test-fast test-all agents lint bench
 
 help: ## list the verbs
 	@echo "swerl: train a software-engineering agent with online RL, declared in $(CONFIG)"
@@ -59,6 +59,9 @@ infer: $(SWERL) ## k attempts a task: trajectories, rewards, filtered index (POL
 
 status: $(SWERL) ## where a run stands (RUN=)
 	@$(SWERL) status $(RUN) $(CHOICE)
+
+dashboard: $(SWERL) ## show runs in a browser (RUN=, ARGS='--port N')
+	@$(SWERL) dashboard $(RUN) $(CHOICE)
 
 stop: $(SWERL) ## let a run finish its step, save and end (RUN=)
 	@$(SWERL) stop $(RUN) $(CHOICE)

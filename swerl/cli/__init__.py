@@ -30,6 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "infer": ("swerl.cli.evaluate:infer_command", "Sample k attempts a task: trajectories, rewards, a filtered index."),
     "status": ("swerl.cli.status:status", "Where a run stands, or all runs."),
     "logs": ("swerl.cli.logs:logs", "What a run's processes print."),
+    "dashboard": ("swerl.cli.dashboard:dashboard", "Show runs in a browser."),
     "stop": ("swerl.cli.stop:stop", "Let a run finish its step, save, and end."),
     "artifacts": ("swerl.cli.artifacts:artifacts", "Gather a run into artifacts/archives and the ledger."),
     "clean": ("swerl.cli.clean:clean", "End what dead runs left, and remove runs on demand."),

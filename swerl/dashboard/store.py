@@ -1,0 +1,122 @@
+"""The index's tables. One SQLite file (WAL): one writer thread, any number of readers.
+
+``points``   one number of ``metrics.jsonl`` per name, step and lineage; ``ord`` says which lineage of a step was written last
+``gauges``   numbers by time: engine, gateway, host; ``gauge_means`` sums of them over ``BUCKET_S``, for long runs
+``events``   what happened, except what is counted elsewhere (trials) or too frequent to keep (counted in ``counts``)
+``trials``   one row per attempt that got a name, and one per trial that ended before it got one; ``key`` is that name or the identity
+``groups``   verdicts of one task at one step; ``steps`` sums of one step by outcome: both recomputed for the steps that changed
+``files``    how far each source has been read, committed together with the rows it gave
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from swerl.runs.process import boot_id
+
+VERSION = 1
+BUCKET_S = 300
+
+SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE files (
+    name TEXT PRIMARY KEY, inode INTEGER NOT NULL, offset INTEGER NOT NULL, passed_over INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE names (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
+CREATE TABLE points (
+    name INTEGER NOT NULL, step INTEGER NOT NULL, lineage TEXT NOT NULL, ord INTEGER NOT NULL, value REAL NOT NULL,
+    PRIMARY KEY (name, step, lineage)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE gauges (name INTEGER NOT NULL, time REAL NOT NULL, value REAL NOT NULL, PRIMARY KEY (name, time)) STRICT, WITHOUT ROWID;
+CREATE TABLE gauge_means (
+    name INTEGER NOT NULL, bucket INTEGER NOT NULL, n INTEGER NOT NULL, total REAL NOT NULL, PRIMARY KEY (name, bucket)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY, time REAL NOT NULL, source TEXT NOT NULL, kind TEXT NOT NULL, step INTEGER, trial TEXT, data TEXT NOT NULL
+) STRICT;
+CREATE INDEX events_by_kind ON events (kind, time);
+CREATE TABLE counts (kind TEXT PRIMARY KEY, n INTEGER NOT NULL, last REAL NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE tasks (hash TEXT PRIMARY KEY, id TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE trials (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, split TEXT, task TEXT, sample INTEGER, version TEXT, step INTEGER, attempt INTEGER,
+    started REAL, settled REAL, outcome TEXT, in_loss INTEGER, reward REAL, turns INTEGER, attempts INTEGER, session TEXT,
+    queue_s REAL, setup_s REAL, agent_s REAL, verifier_s REAL, hold_s REAL, total_s REAL,
+    model_s REAL, prompt_tokens INTEGER, cached_tokens INTEGER, sampled_tokens INTEGER,
+    error TEXT, findings INTEGER, more TEXT, fate TEXT
+) STRICT;
+CREATE INDEX trials_by_step ON trials (split, step);
+CREATE INDEX trials_by_task ON trials (task, step);
+CREATE INDEX trials_by_time ON trials (total_s);
+CREATE INDEX trials_by_outcome ON trials (outcome, split);
+CREATE INDEX trials_by_fate ON trials (fate, split);
+CREATE INDEX trials_by_turns ON trials (turns);
+CREATE INDEX trials_by_tokens ON trials (sampled_tokens);
+CREATE INDEX trials_by_reward ON trials (reward);
+CREATE INDEX trials_work ON trials (split, agent_s, setup_s) WHERE reward IS NOT NULL AND total_s IS NOT NULL;
+CREATE INDEX trials_found ON trials (findings, reward) WHERE findings > 0;
+CREATE INDEX trials_by_settled ON trials (settled);
+CREATE INDEX trials_unsettled ON trials (started) WHERE outcome IS NULL;
+CREATE TABLE groups (
+    split TEXT NOT NULL, step INTEGER NOT NULL, task TEXT NOT NULL, trials INTEGER NOT NULL, graded INTEGER NOT NULL,
+    resolved INTEGER NOT NULL, reward REAL, signal INTEGER NOT NULL, PRIMARY KEY (split, step, task)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE steps (
+    split TEXT NOT NULL, step INTEGER NOT NULL, outcome TEXT NOT NULL, fate TEXT NOT NULL, trials INTEGER NOT NULL,
+    attempts INTEGER NOT NULL, turns INTEGER NOT NULL, queue_s REAL NOT NULL, setup_s REAL NOT NULL, agent_s REAL NOT NULL,
+    verifier_s REAL NOT NULL, hold_s REAL NOT NULL, total_s REAL NOT NULL, model_s REAL NOT NULL, prompt_tokens INTEGER NOT NULL,
+    cached_tokens INTEGER NOT NULL, sampled_tokens INTEGER NOT NULL, measured INTEGER NOT NULL, resolved INTEGER NOT NULL,
+    findings INTEGER NOT NULL, PRIMARY KEY (split, step, outcome, fate)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+def open_writer(path: Path) -> sqlite3.Connection:
+    """The index at ``path``, made anew when it is of another version or broken: everything in it can be read again from the run."""
+    for attempt in (1, 2):
+        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=OFF")  # it can be made again; only whole transactions are ever read
+            db.execute("PRAGMA temp_store=MEMORY")
+            db.execute("PRAGMA cache_size=-65536")
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0 and not db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+                db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+                version = VERSION
+            if version == VERSION and _whole(db):
+                return db
+        except sqlite3.DatabaseError:
+            if attempt == 2:
+                raise
+        db.close()
+        remove(path)
+    raise AssertionError("a new index has this version")
+
+
+def _whole(db: sqlite3.Connection) -> bool:
+    """A crash of the machine, and only that, can break the file: it is looked through once after each boot."""
+    boot = boot_id()
+    stored = db.execute("SELECT value FROM meta WHERE name = 'boot'").fetchone()
+    if stored is not None and stored[0] == boot:
+        return True
+    if stored is not None and db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+        return False
+    db.execute("INSERT OR REPLACE INTO meta VALUES ('boot', ?)", (boot,))
+    return True
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """For one thread at a time. Sees whole transactions only."""
+    db = sqlite3.connect(
+        f"file:{path.absolute().as_posix().replace('?', '%3f').replace('#', '%23')}?mode=ro", uri=True, check_same_thread=False
+    )
+    db.execute("PRAGMA query_only=ON")
+    db.execute("PRAGMA cache_size=-16384")
+    db.row_factory = sqlite3.Row
+    return db
+
+
+def remove(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
