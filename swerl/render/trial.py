@@ -42,6 +42,7 @@ _RUNTIME_VOLUME = "agent-runtime"
 _OPENHANDS = "/opt/openhands-sdk-venv"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 RUN_LABEL = "harbor-run"
+KUBERNETES = "swerl.trials.sandboxes.kubernetes:KubernetesEnvironment"
 
 
 def trial_settings(config: RunConfig) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def trial_settings(config: RunConfig) -> dict[str, Any]:
             "kwargs": {**_agent_arguments(a), **({"skip_install": True} if _from_runtime_dir(a) else {}), **a.agent_kwargs},
         },
         "environment": {
-            **({"import_path": a.environment_import_path} if a.environment_import_path else {"type": a.environment_type}),
+            **_environment_class(a),
             "force_build": a.environment_force_build,
             "delete": a.environment_delete,
             "override_cpus": a.environment_override_cpus,
@@ -99,6 +100,14 @@ def backend(a: HarborAgent) -> str:
     if "environments.docker" in named or named == "docker":
         return "docker"
     return "bubblewrap" if "bubblewrap" in named else "other"
+
+
+def _environment_class(a: HarborAgent) -> dict[str, str]:
+    """Harbor's generic cluster backend runs as our class over it, which adds what a cluster and an untrusted policy need."""
+    named = a.environment_import_path or a.environment_type or ""
+    if "environments.ack" in named or named == "ack":
+        return {"import_path": KUBERNETES}
+    return {"import_path": named} if a.environment_import_path else {"type": named}
 
 
 def _agent_arguments(a: HarborAgent) -> dict[str, Any]:
@@ -171,6 +180,8 @@ def _cluster(config: RunConfig) -> dict[str, Any]:
         "kubeconfig": None if k.kubeconfig is None else str(k.kubeconfig),
         "pod_overrides": {"metadata": {"labels": {RUN_LABEL: a.pod_name_prefix}}, "spec": spec},
     }
+    if _environment_class(a).get("import_path") == KUBERNETES:
+        arguments |= {"startup_timeout_s": k.pod_startup_timeout, "name_prefix": a.pod_name_prefix}
     return {"kwargs": _merged(arguments, a.environment_kwargs)}
 
 

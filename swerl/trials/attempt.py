@@ -31,7 +31,7 @@ from swerl.trials.sandboxes import docker
 from swerl.trials.sandboxes.bubblewrap import BubblewrapEnvironment
 from swerl.trials.sandboxes.leftovers import END_OTHERS
 from swerl.trials.screening import Finding
-from swerl.trials.settings import BUBBLEWRAP, GRADING, RunnerSettings
+from swerl.trials.settings import BUBBLEWRAP, GRADING, KUBERNETES, RunnerSettings
 
 
 @dataclass(slots=True)
@@ -240,6 +240,11 @@ class AttemptRunner:
                 "run_tag": settings.run_tag,
                 "changes_only": not harbor["verifier"].get("disable", False),
             }
+        elif (environment.get("import_path") or "").startswith(KUBERNETES.partition(":")[0]):
+            network = settings.sandbox.get("network", "none") if session is not None else "none"
+            gateway = public_url.partition("://")[2].partition("/")[0] if public_url is not None and network == "gateway" else None
+            ours_too = {"run_tag": settings.run_tag, "network": network, "gateway": gateway}
+            environment["kwargs"] = {**environment.get("kwargs", {}), **ours_too}
         elif docker.is_docker(environment):
             environment["extra_docker_compose"] = [docker.overlay(settings.run_dir / "trials", settings.run_tag)]
             inside_url = docker.inside_url(public_url) if public_url is not None else None

@@ -98,6 +98,8 @@ ENDED_BY: Mapping[Outcome, frozenset[str]] = MappingProxyType(
                 "RewardFileEmptyError",
                 "VerifierOutputParseError",
                 "GradingSandboxFailed",
+                "ImagePullFailed",
+                "PodNotStarted",
                 "SwerlError",  # the task asks for what this sandbox cannot do
             }
         ),

@@ -27,7 +27,7 @@ from swerl.trials.journal import Journal
 from swerl.trials.model import Identity, TrialRequest
 from swerl.trials.sandboxes import docker, limits, reaper
 from swerl.trials.scheduler import Scheduler, Stopping
-from swerl.trials.settings import RunnerSettings
+from swerl.trials.settings import KUBERNETES, RunnerSettings
 
 
 class Runner:
@@ -81,13 +81,19 @@ class Runner:
         self._journal.close()
 
     def _reap(self) -> reaper.Reaped:
-        """Remove what carries this run's tag, under the journal's lock. Docker is asked only when the run's sandboxes are Docker's."""
+        """Remove what carries this run's tag, under the journal's lock. An engine or a cluster is asked only when sandboxes are there."""
         found = reaper.reap(self.settings.run_tag, self.settings.sandbox.get("work_dir"))
-        if docker.is_docker(self.settings.harbor["environment"]):
-            try:
+        environment = self.settings.harbor["environment"]
+        try:
+            if docker.is_docker(environment):
                 found.containers = docker.reap(self.settings.run_tag)
-            except RuntimeError as error:
-                self._events.emit("runner.not_reaped", error=str(error))
+            elif (environment.get("import_path") or "").startswith(KUBERNETES.partition(":")[0]):
+                from swerl.trials.sandboxes import kubernetes  # its client costs a second of import
+
+                where = environment.get("kwargs", {})
+                found.pods = kubernetes.reap(self.settings.run_tag, where["namespace"], where.get("kubeconfig"), where.get("context"))
+        except RuntimeError as error:
+            self._events.emit("runner.not_reaped", error=str(error))
         return found
 
     @web.middleware

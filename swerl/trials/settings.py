@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from swerl.config import RunConfig
 
 BUBBLEWRAP = "swerl.trials.sandboxes.bubblewrap:BubblewrapEnvironment"
+KUBERNETES = "swerl.trials.sandboxes.kubernetes:KubernetesEnvironment"
 GRADING = "swerl.trials.grading:FreshVerifier"
 
 

@@ -26,6 +26,7 @@ class Reaped:
     groups: int = 0
     directories: int = 0
     containers: int = 0
+    pods: int = 0
 
     def as_dict(self) -> dict[str, int]:
         return asdict(self)
