@@ -1,8 +1,9 @@
-"""What the gateway adds to a request, beside LiteLLM's proxy in the same run on the same machine (--write puts it into docs/results).
+"""What the gateway adds to a request, beside LiteLLM's proxy in the same run on the same machine. Writes docs/results/gateway.md and .json.
 
 Everything is on: session tree, templates, tokenising, tool parser, journal with fsync. Upstream is the scripted token engine for the
 gateway and a scripted chat server for LiteLLM; the cost of a direct call is shown for both. Rounds are interleaved. "cpu" is processor
-time of the measured process per request, which hardly depends on what else the machine does. ``--quick`` takes a tenth of the time.
+time of the measured process per request, which hardly depends on what else the machine does. ``--quick`` takes a tenth of the time
+and writes nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import platform
 import resource
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,14 +25,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import orjson
+import psutil
 import uvloop
 from bodies import large, small, write_policy
-from load import Measured, agents, connections, first_requests, measure, post, repeated, tokens
+from growth import EARLY, LATE, grown, verl_ms
+from held import Waited, idle, queue, restart, streams
+from load import Measured, agents, first_requests, measure, repeated, tokens
 from processes import LITELLM, LiteLLM, OurGateway, litellm_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = 3
 RESULT_BYTES = 400
+_MEASURED = "<!-- measured -->"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,83 +114,45 @@ async def latency_and_throughput(policy: Path, work: Path, scale: float) -> tupl
         peer.stop()
 
 
-async def queue(policy: Path, work: Path, sizes: list[int]) -> list[str]:
-    """Requests that wait for a paused engine, and their end."""
-    lines = [
-        "| requests waiting | accepted in s | memory kB for each | answered after resume in s | answered |",
-        "|---|---|---|---|---|",
-    ]
-    ours = OurGateway(policy, work / "queue")
-    try:
-        await ours.start()
-        for size in sizes:
-            keys = await ours.keys(size)
-            before = ours.gateway.memory_mb
-            await ours.admin("POST", "/pause", {"reason": "bench", "epoch": 1})
-            talk = first_requests(ours, keys, small)
-            async with connections() as client:
-                began = time.perf_counter()
-                asked = [asyncio.create_task(post(client, next(talk(i)))) for i in range(size)]
-                while (await ours.admin("GET", "/stats"))["waiting"] < size:
-                    await asyncio.sleep(0.1)
-                accepted = time.perf_counter() - began
-                used = ours.gateway.memory_mb - before
-                began = time.perf_counter()
-                await ours.admin("POST", "/resume", {"version": 1, "epoch": 1})
-                answered = len(await asyncio.gather(*asked))
-                took = time.perf_counter() - began
-            lines.append(f"| {size} | {accepted:.1f} | {1000 * used / size:.0f} | {took:.1f} | {answered} |")
-            print(lines[-1], flush=True)
-    finally:
-        ours.stop()
-    return lines
-
-
-async def streams(policy: Path, work: Path, count: int) -> list[str]:
-    """Many streams at once, each read to its end."""
-    ours = OurGateway(policy, work / "streams")
-    try:
-        await ours.start()
-        keys = await ours.keys(count)
-        talk = first_requests(ours, keys, lambda i: {**small(i), "stream": True})
-        async with connections() as client:
-            began = time.perf_counter()
-            answers = await asyncio.gather(*(post(client, next(talk(i))) for i in range(count)))
-            took = time.perf_counter() - began
-        whole = sum(data.rstrip().endswith(b"[DONE]") and data.count(b'"finish_reason":"tool_calls"') == 1 for _, data in answers)
-        return [f"{count} streams at once: {whole} whole, in {took:.1f} s"]
-    finally:
-        ours.stop()
-
-
-async def restart(policy: Path, work: Path) -> list[str]:
-    """From the start of the process to the first answer, with sessions on disk, and to the parsers."""
-    listening, ready = [], []
-    for i in range(3):
-        began = time.perf_counter()
-        ours = OurGateway(policy, work / "restart")
-        try:
-            await ours.gateway.until(ours._announced)
-            listening.append(time.perf_counter() - began)
-            (work / "restart" / "events.jsonl").write_bytes(b"") if i == 0 else None
-            await ours.gateway.until(ours._parsers_ready)
-            ready.append(time.perf_counter() - began)
-        finally:
-            ours.gateway.child.kill()
-            ours.stop()
-            (work / "restart" / "events.jsonl").unlink()
-    return [f"start of the process to serving: {statistics.median(listening):.2f} s; to parsers loaded: {statistics.median(ready):.1f} s"]
-
-
-def verdict(figures: dict[str, float]) -> list[str]:
+def promises(figures: dict[str, float], growth: dict[str, float], waiting: list[Waited], rest: dict[str, dict[str, float]]) -> list[str]:
     lines = ["| promise | measured |", "|---|---|"]
     for body, name, limit in (("1 kB, 1 tool", "swerl, first request", 1.0), ("300 kB, 24 tools", "swerl, next turn", 3.0)):
         ours, theirs = figures[f"{body}/{name}/1/added"], figures[f"{body}/LiteLLM/1/added"]
-        cpu = figures[f"{body}/LiteLLM/32/cpu"] / figures[f"{body}/{name}/32/cpu"]
+        own_s, their_s = figures[f"{body}/{name}/32/cpu"], figures[f"{body}/LiteLLM/32/cpu"]
         lines.append(f"| {body}: added p50 at most {limit:.0f} ms | {1000 * ours:.2f} ms |")
         lines.append(f"| {body}: LiteLLM adds at least 10 times as much | {theirs / ours:.1f} times |")
-        lines.append(f"| {body}: at least 10 times LiteLLM's requests per second of a core, 32 clients | {cpu:.1f} times |")
+        rates = f"{1 / own_s:.0f}/s and {1 / their_s:.0f}/s: {their_s / own_s:.1f} times"
+        lines.append(f"| {body}: at least 10 times LiteLLM's requests per second of a core, 32 clients | {rates} |")
+    late, early = growth["late_place_ms"], growth["early_place_ms"]
+    lines.append(f"| tokenising at turn 100 within 1.5 times of turn 2 | {late:.2f} and {early:.2f} ms: {late / early:.2f} times |")
+    most, least = waiting[-1], waiting[0]
+    linear = (most.accepted_s / most.requests) / (least.accepted_s / least.requests)
+    lines.append(f"| {most.requests} requests on a paused engine: all answered on resume | {most.answered} |")
+    lines.append(f"| the same: linear (seconds for each against {least.requests} requests) | {linear:.2f} times |")
+    lines.append(f"| the same: memory of each, session and connection | {most.kb_each:.0f} kB |")
+    lines.append(f"| memory of an idle session at most 100 kB | {rest['idle']['kb_each']:.0f} kB |")
+    lines.append(f"| {rest['streams']['streams']:.0f} streams at once without loss | {rest['streams']['whole']:.0f} whole |")
+    lines.append(f"| ready within 10 s of a kill | {rest['restart']['serving_s']:.2f} s |")
     return lines
+
+
+def growth_of(policy: Path) -> tuple[list[str], dict[str, float]]:
+    early, late = grown(policy)
+    verl_early, verl_late = verl_ms(policy)
+    rows = [
+        "| one agent, 24 tools | prompt tokens | body kB | reading the body ms | placing, rendering, tokenising ms | verl's builder ms |",
+        "|---|---|---|---|---|---|",
+    ]
+    for turn, cost, theirs in ((EARLY, early, verl_early), (LATE, late, verl_late)):
+        cells = f"{cost.prompt_tokens} | {cost.body_bytes / 1000:.0f} | {cost.read_ms:.2f} | {cost.place_ms:.2f} | {theirs:.1f}"
+        rows.append(f"| turn {turn} | {cells} |")
+    figures = {
+        "early_read_ms": early.read_ms,
+        "early_place_ms": early.place_ms,
+        "late_read_ms": late.read_ms,
+        "late_place_ms": late.place_ms,
+    }
+    return rows, {**figures, "verl_early_ms": verl_early, "verl_late_ms": verl_late}
 
 
 async def main(arguments: list[str]) -> None:
@@ -195,19 +164,47 @@ async def main(arguments: list[str]) -> None:
     quick = "--quick" in arguments
     policy = write_policy(ROOT / "build" / "bench-policy")
     load = os.getloadavg()[0]
+    growing, growth = growth_of(policy)
+    print("\n".join(growing), flush=True)
     with tempfile.TemporaryDirectory(prefix="swerl-bench-", dir=ROOT / "build") as name:
         work = Path(name)
         table, figures = await latency_and_throughput(policy, work, 0.25 if quick else 1.0)
         waiting = await queue(policy, work, [500, 1000] if quick else [4000, 8000, 16000])
-        rest = [*await streams(policy, work, 200 if quick else 1000), *await restart(policy, work)]
+        rest = {
+            "streams": await streams(policy, work, 200 if quick else 1000),
+            "idle": await idle(policy, work, 500 if quick else 4000),
+            "restart": await restart(policy, work),
+        }
+    queued = [
+        "| requests waiting | accepted in s | memory kB for each | answered after resume in s | answered |",
+        "|---|---|---|---|---|",
+        *(f"| {w.requests} | {w.accepted_s:.1f} | {w.kb_each:.0f} | {w.answered_s:.1f} | {w.answered} |" for w in waiting),
+    ]
+    say = [
+        f"- {rest['streams']['streams']:.0f} streams at once: {rest['streams']['whole']:.0f} whole, in {rest['streams']['took_s']:.1f} s",
+        f"- start of the process to serving: {rest['restart']['serving_s']:.2f} s; to parsers loaded: {rest['restart']['parsers_s']:.1f} s",
+    ]
     command = f"make bench BENCH=gateway ARGS='{' '.join(arguments)}'" if arguments else "make bench BENCH=gateway"
-    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load average {load:.1f} at the start; peer {LITELLM}"
-    report = [machine, "", *verdict(figures), "", *table, "", *waiting, "", *(f"- {entry}" for entry in rest)]
+    system = platform.freedesktop_os_release()["PRETTY_NAME"]
+    where = {
+        "command": command,
+        "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip(),
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {system}",
+        "load_at_start": round(load, 1),
+        "peer": LITELLM,
+    }
+    told = f"`{command}` at {where['commit']}, {where['date']}, {where['machine']}, load {load:.1f} at the start; peer {LITELLM}"
+    report = [told, "", *promises(figures, growth, waiting, rest), "", *table, "", *growing, "", *queued, "", *say]
     print("\n" + "\n".join(report))
-    if "--write" in arguments:
-        page = (ROOT / "docs" / "results" / "gateway.md").read_text() if (ROOT / "docs" / "results" / "gateway.md").exists() else ""
-        head = page.partition("<!-- measured -->")[0] or "# The gateway, measured\n\n"
-        (ROOT / "docs" / "results" / "gateway.md").write_text(f"{head}<!-- measured -->\n`{command}`\n\n" + "\n".join(report) + "\n")
+    if quick:
+        return  # too short to be kept
+    page = ROOT / "docs" / "results" / "gateway.md"
+    head = page.read_text().partition(_MEASURED)[0] if page.exists() else "# The gateway, measured\n\n"
+    page.write_text(f"{head}{_MEASURED}\n" + "\n".join(report) + "\n")
+    data = {**where, "figures": figures, "growth": growth, "waiting": [w.as_dict() for w in waiting], **rest}
+    page.with_suffix(".json").write_bytes(orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    print(f"\nwrote {page.relative_to(ROOT)} and {page.with_suffix('.json').name}")
 
 
 if __name__ == "__main__":

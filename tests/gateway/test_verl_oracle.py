@@ -1,4 +1,4 @@
-"""verl's own token builder, which renders everything twice a turn, gives the tokens that the gateway gives without rendering the history."""
+"""verl's token builder, which renders everything twice a turn, gives the tokens that the gateway gives without the history."""
 
 from __future__ import annotations
 
