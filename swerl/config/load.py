@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 import orjson
 
 from swerl.config.check import check
 from swerl.config.compose import compose
-from swerl.config.resolve import build, resolve
+from swerl.config.resolve import build, completed, resolve
 from swerl.config.schema import keys
 from swerl.config.sections import RunConfig, Secrets
 from swerl.errors import Problem, SwerlError, fail
@@ -70,13 +71,18 @@ def dump_resolved(config: RunConfig) -> bytes:
 
 
 def load_resolved(path: Path, env: Mapping[str, str] | None = None) -> RunConfig:
-    """The configuration in a ``resolved.json``, secrets taken from the environment. Raises C011 when the file does not hold one."""
+    """The configuration in a ``resolved.json``, secrets taken from the environment. Raises C011 when the file does not hold one.
+
+    A key that is younger than the run has its default; the digest stays the one that the run was started under.
+    """
     environment = os.environ if env is None else env
     try:
         body = orjson.loads(Path(path).read_bytes())
+        if sha256(orjson.dumps(body["config"], option=orjson.OPT_SORT_KEYS)).hexdigest() != body["digest"]:
+            raise fail("SWERL-C011", f"{path} was changed after it was written", "render the run again with `swerl render`", str(path))
         secrets = Secrets(**{key.leaf: environment.get(key.env, "") for key in keys().values() if key.secret})
         config = build(
-            body["config"],
+            completed(body["config"], body["profile"]),
             secrets=secrets,
             source=body["source"],
             file=Path(body["file"]),
@@ -87,6 +93,4 @@ def load_resolved(path: Path, env: Mapping[str, str] | None = None) -> RunConfig
         raise fail(
             "SWERL-C011", f"no resolved configuration in {path}: {error}", "render the run again with `swerl render`", str(path)
         ) from error
-    if config.digest != body["digest"]:
-        raise fail("SWERL-C011", f"{path} was changed after it was written", "render the run again with `swerl render`", str(path))
-    return config
+    return replace(config, digest=body["digest"])

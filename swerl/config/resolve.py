@@ -6,6 +6,7 @@ a run resolves alike. What only a machine can tell (its address) stays empty for
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -60,6 +61,23 @@ def build(
     return RunConfig(
         **typed, secrets=secrets, source=MappingProxyType(dict(source)), digest=digest, file=file, profile=profile, base_dir=base_dir
     )
+
+
+def completed(values: Mapping[str, Any], profile: str | None) -> Values:
+    """``values`` of a run that knew fewer keys, with what `resolve` would give the others."""
+    full: Values = copy.deepcopy(dict(values))
+    added = []
+    for key in keys().values():
+        section = full
+        for part in key.name.split(".")[:-1]:
+            section = section.setdefault(part, {})
+        if not key.secret and key.leaf not in section:
+            section[key.leaf] = key.default
+            added.append(key.name)
+    for name in added:
+        if name in AUTO:
+            _set(full, name, AUTO[name](full, profile))
+    return full
 
 
 _hints = cache(get_type_hints)  # evaluating annotations costs more than everything else here

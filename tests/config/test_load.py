@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
+import orjson
 import pytest
 
 from swerl.config import dump_resolved, examine, load, load_resolved
@@ -155,6 +157,16 @@ def test_resolved_json_gives_the_same_configuration(root, tmp_path):
     path.write_bytes(dump_resolved(config))
     assert load_resolved(path, env={"WANDB_API_KEY": "k" * 40}) == config
     assert load_resolved(path, env={}).secrets.wandb_api_key == ""
+
+
+def test_a_run_older_than_a_key_is_read_with_its_default(root, tmp_path):
+    body = orjson.loads(dump_resolved(load(root / "config.yaml", "demo-cpu", env=NO_ENV)))
+    del body["config"]["capture"], body["config"]["vllm"]["seed"]
+    body["digest"] = hashlib.sha256(orjson.dumps(body["config"], option=orjson.OPT_SORT_KEYS)).hexdigest()
+    (tmp_path / "resolved.json").write_bytes(orjson.dumps(body))
+    config = load_resolved(tmp_path / "resolved.json", env={})
+    assert config.capture.paths == "main"
+    assert config.digest == body["digest"]
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", None])
