@@ -62,7 +62,18 @@ def run(part: Part, words: Sequence[str], options: Sequence[str]) -> tuple[Count
     python = ROOT / ".venv" / part.environment / "bin" / "python"
     # A directory of this run alone, removed by rm: pytest's own clean-up recurses, and hostile tests leave trees a thousand deep.
     scratch = tempfile.mkdtemp(prefix="swerl-t-")
-    command = [str(python), "-m", "pytest", "-q", f"--junitxml={report}", f"--basetemp={scratch}/t", *map(str, part.paths), *options]
+    command = [
+        str(python),
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:asyncio",
+        f"--junitxml={report}",
+        f"--basetemp={scratch}/t",
+        *map(str, part.paths),
+        *options,
+    ]
     if part.marks:
         command += ["-m", part.marks]
     if words:
