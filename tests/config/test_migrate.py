@@ -250,5 +250,5 @@ def test_the_nested_file_of_this_test_has_every_key_of_the_reference():
     ours = {"training.mode", "training.val_n"}
     listed = {f"{s}.{leaf}" for s, body in NESTED_INPUT.items() for leaf in body}
     assert listed <= set(keys())
-    harbor_and_site = {n for n, k in keys().items() if k.env and n.split(".")[0] not in ("vllm", "training", "algorithm")}
+    harbor_and_site = {n for n, k in keys().items() if k.env and n.split(".")[0] not in ("vllm", "training", "algorithm", "notify")}
     assert harbor_and_site - {"model.tool_parser"} - ours <= listed
