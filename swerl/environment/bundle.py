@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import lzma
 import os
 import shutil
 import tarfile
@@ -24,6 +23,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from swerl.environment import installer
+from swerl.environment.blocks import BlockWriter
 from swerl.environment.installed import Distribution, Environment
 from swerl.environment.inventory import INSTALLER_FILES
 from swerl.environment.lock import Lock
@@ -112,12 +112,12 @@ def plan(
                 )
             versions[name][package] = dist.version
             host = there.get(package) if name == "train" else None
-            if package in trim.packages and name == "train":
+            if name == "train" and package in trim.packages:
                 dropped.append(f"{name}: {package} {dist.version}")
             elif host is not None and _public(host["version"]) == _public(dist.version):
                 kept[package] = {"version": host["version"], "same_bytes": host["record"] == dist.record_sha256()}
             else:
-                items += _files(env, dist, name, trim if name == "train" else Trim(), dropped)
+                items += _files(env, dist, name, trim, dropped)
     for name, path in sorted((extras or {}).items()):
         items += _tree(path, name)
     sites = tuple(dict.fromkeys(there[package]["site"] for package in sorted(kept)))
@@ -134,9 +134,9 @@ def write(plan: Plan, out: Path, part_bytes: int, preset: int = 6) -> dict[str, 
     out.mkdir(parents=True, exist_ok=True)
     listing = orjson.dumps({i.target: [i.sha256, int(i.executable)] for i in plan.items}, option=orjson.OPT_SORT_KEYS)
     parts = _Parts(out, part_bytes)
-    with lzma.open(parts, "wb", preset=preset) as packed, tarfile.open(fileobj=packed, mode="w|", format=tarfile.PAX_FORMAT) as archive:
+    with BlockWriter(parts, preset) as packed, tarfile.open(fileobj=packed, mode="w|", format=tarfile.PAX_FORMAT) as archive:
         _add(archive, installer.LISTING, io.BytesIO(listing), len(listing))
-        for target, source in _members(plan.items):
+        for target, source in _members(sorted(plan.items, key=_neighbours)):
             if isinstance(source, str):
                 member = _member(target, 0)
                 member.type, member.linkname = tarfile.LNKTYPE, source
@@ -203,6 +203,12 @@ def _members(items: Iterable[Item]) -> Iterator[tuple[str, Item | str]]:
         else:
             first[key] = item.target
             yield item.target, item
+
+
+def _neighbours(item: Item) -> tuple[str, str, str]:
+    """Like beside like, and the files of one name together: what repeats lies within one block and one dictionary."""
+    path = Path(item.target)
+    return "".join(path.suffixes[:1]), path.name, item.target
 
 
 def _pack(archive: tarfile.TarFile, target: str, item: Item) -> None:

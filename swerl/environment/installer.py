@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 from importlib.metadata import distributions
 from pathlib import Path, PurePosixPath
 
@@ -94,7 +95,7 @@ def unpack(manifest, folder, into):
     seen = set()
     listing = None
     joined = Joined(folder, manifest["parts"])
-    with tarfile.open(fileobj=joined, mode="r|xz") as archive:
+    with lzma.open(joined) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
             if listing is None:
                 data = archive.extractfile(member).read() if member.name == LISTING else b""
@@ -125,8 +126,8 @@ def unpack(manifest, folder, into):
             if member.islnk() and listing[member.name][0] != listing[member.linkname][0]:
                 raise BundleError(f"{member.name} links to other bytes")
             seen.add(member.name)
-    while joined.read(1 << 20):
-        pass  # what follows the archive's end counts for the hash of its part
+        while stream.read(1 << 20):
+            pass  # what follows the archive's end counts for the hash of its part
     missing = sorted(set(listing or {}) - seen)
     if listing is None or missing:
         raise BundleError(f"{len(missing)} files are missing, {missing[0]} among them" if missing else "the archive is empty")
@@ -147,6 +148,24 @@ def make_environment(root, host_sites, project):
     for name, paths in lines.items():
         if paths:
             (root / SITE / name).write_text("\n".join(paths) + "\n", encoding="utf-8")
+
+
+def write_commands(root, project):
+    """The console scripts of what was installed, and of the project: they name this Python, so the bundle could not bring them."""
+    commands = {e.name: e.value for d in distributions(path=[str(root / SITE)]) for e in d.entry_points if e.group == "console_scripts"}
+    if project and (project / "pyproject.toml").is_file():
+        commands |= tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"].get("scripts", {})
+    for name, value in sorted(commands.items()):
+        module, _, attribute = value.partition("[")[0].strip().partition(":")
+        path = root / "bin" / safe(name)
+        lines = [
+            f"#!{root / 'bin/python'}",
+            "import sys",
+            f"from {module} import {attribute.partition('.')[0]}",
+            f"sys.exit({attribute}())",
+        ]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        path.chmod(0o755)
 
 
 def compile_all(root):
@@ -173,6 +192,7 @@ def install(folder, into, project=None, compiled=True):
     staging.rename(into)
     for name in manifest["environments"]:
         make_environment(into / name, manifest["host_sites"] if name == "train" else [], project)
+        write_commands(into.resolve() / name, project)
         if compiled:
             compile_all(into / name)
     print(f"{files} files into {into}: " + ", ".join(f"{into / name}/bin/python" for name in manifest["environments"]))
@@ -188,7 +208,7 @@ def main():
     arguments = parser.parse_args()
     try:
         install(arguments.folder, arguments.into, arguments.project, not arguments.no_compile)
-    except (BundleError, lzma.LZMAError, tarfile.TarError) as error:
+    except (BundleError, EOFError, lzma.LZMAError, tarfile.TarError) as error:
         print(f"SWERL-E045 {error}", file=sys.stderr)
         sys.exit(1)
 

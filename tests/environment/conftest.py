@@ -53,7 +53,8 @@ def project(tmp_path: Path) -> Path:
     )
     site = tmp_path / "env" / "lib" / "python3.12" / "site-packages"
     install(site, "alpha", "1.0", {"alpha/__init__.py": b"VALUE = 1\n", "alpha/data.bin": bytes(range(256))})
-    install(site, "beta-tools", "2.1", {"beta_tools.py": b"def run():\n    return 2\n"})
+    command = {"beta_tools-2.1.dist-info/entry_points.txt": b"[console_scripts]\nbeta = beta_tools:run\n"}
+    install(site, "beta-tools", "2.1", {"beta_tools.py": b"def run():\n    return 2\n", **command})
     (tmp_path / "env" / "pyvenv.cfg").write_text("version_info = 3.12.1\n")
     return tmp_path
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import lzma
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from swerl.cli import run as swerl_run
+from swerl.environment.blocks import BlockWriter
 from swerl.environment.bundle import Trim, plan, read_inventory, read_trim, write
 from swerl.environment.installed import read_environment
 from swerl.environment.inventory import inventory
@@ -163,6 +166,32 @@ def test_the_project_is_put_on_the_path(project, tmp_path):
     (tmp_path / "checkout" / "mine.py").write_text("")
     assert install(tmp_path / "bundle", tmp_path / "there", "--project", str(tmp_path / "checkout")).returncode == 0
     subprocess.run([tmp_path / "there/train/bin/python", "-c", "import mine"], check=True)
+
+
+def test_commands_are_written_for_the_python_that_is_there(project, tmp_path):
+    """Those of the packages that were brought, and the project's own from its pyproject.toml; a host's commands stay the host's."""
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    (checkout / "mine.py").write_text("def main():\n    print('mine')\n    return 3\n")
+    (checkout / "pyproject.toml").write_text('[project]\nname = "mine"\n[project.scripts]\nmine = "mine:main"\n')
+    packed(project, tmp_path / "bundle")
+    assert install(tmp_path / "bundle", tmp_path / "there", "--project", str(checkout)).returncode == 0
+    mine = subprocess.run([tmp_path / "there/train/bin/mine"], capture_output=True, text=True, check=False)
+    assert (mine.stdout, mine.returncode) == ("mine\n", 3)
+    assert subprocess.run([tmp_path / "there/train/bin/beta"], capture_output=True, check=False).returncode == 2
+
+
+def test_blocks_are_one_xz_file_whatever_the_number_of_workers(tmp_path):
+    data = b"".join(bytes([i % 256]) * (i % 97) for i in range(4000))
+    written = []
+    for workers in (1, 3):
+        with io.BytesIO() as sink:
+            with BlockWriter(sink, preset=1, block_bytes=10_000, workers=workers) as packed_:
+                for start in range(0, len(data), 7_000):
+                    packed_.write(data[start : start + 7_000])
+            written.append(sink.getvalue())
+    assert written[0] == written[1] and lzma.decompress(written[0]) == data
+    assert subprocess.run(["xz", "-dc"], input=written[0], capture_output=True, check=True).stdout == data
 
 
 def test_an_environment_that_is_not_the_locks_is_refused(project):

@@ -34,7 +34,7 @@ def site(project: Path) -> Path:
 def test_an_untouched_environment_is_what_the_lock_says(project, anchors):
     report = check(project, anchors)
     assert report.ok and not report.problems
-    assert (report.packages, report.anchored, report.files) == (2, 2, 5)
+    assert (report.packages, report.anchored, report.files) == (2, 2, 6)
     assert report.lock_sha256 == load_lock(project / "uv.lock").sha256
 
 
