@@ -143,7 +143,7 @@ def _on_cpu(value: Any) -> Callable[[Values], Any]:
 
 def _attention(v: Values, _: str | None) -> str:
     given = v["training"]["attention"]
-    return given if given != "auto" else ("flash_attention_2" if v["training"]["use_remove_padding"] else "sdpa")
+    return given if given != "auto" else ("flash_attention_4" if v["training"]["use_remove_padding"] else "sdpa")
 
 
 def _log_prob_micro_batch(v: Values) -> int:

@@ -214,7 +214,7 @@ class Training:
     max_response_length: int
     sp_size: int
     use_remove_padding: bool
-    attention: Literal["sdpa", "flash_attention_2", "eager"]
+    attention: Literal["sdpa", "flash_attention_4", "flash_attention_2", "eager"]
     param_dtype: Literal["bfloat16", "float16", "float32"]
     gradient_checkpointing: bool
     ref_offload: bool

@@ -145,14 +145,15 @@ def _is_checkout_of(place: Path, name: str) -> bool:
     )
 
 
+_ATTENTION_PACKAGES = {"flash_attention_4": "flash-attn-4", "flash_attention_2": "flash-attn"}
+
+
 class AttentionIsInstalled(Check):
     id = "SWERL-P804"
     family = "environment"
     title = "attention kernel"
-    asks = "the package of training.attention is installed; flash attention is source-only and not in the lock"
-    remedy = (
-        "set training.attention: sdpa with training.use_remove_padding: false and training.sp_size: 1, or install flash-attn for this torch"
-    )
+    asks = "the package of training.attention is installed; the lock has flash-attn-4, a pure wheel; flash-attn 2 is source-only"
+    remedy = "set training.attention: flash_attention_4 and run `make setup EXTRA=gpu`, or build flash-attn for this torch"
 
     def run(self, ctx: Context) -> Iterator[Finding]:
         attention, venv = ctx.cfg.training.attention, ctx.cfg.environment.venv_path
@@ -162,10 +163,10 @@ class AttentionIsInstalled(Check):
             raise NotApplicable("the environment is missing (SWERL-P801)")
         if ctx.on_cpu:
             yield self.found(f"training.attention {attention} needs a GPU", ctx.source("training.attention"))
-        elif "flash-attn" not in installed(venv):
-            yield self.found(f"training.attention {attention}, but flash-attn is not installed in {venv}", ctx.source("training.attention"))
+        elif (package := _ATTENTION_PACKAGES[attention]) not in installed(venv):
+            yield self.found(f"training.attention {attention}, but {package} is not installed in {venv}", ctx.source("training.attention"))
         else:
-            yield Fact(f"flash-attn {installed(venv)['flash-attn']}")
+            yield Fact(f"{package} {installed(venv)[package]}")
 
 
 class ParserExists(Check):

@@ -8,7 +8,7 @@ from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.context import Context
 
 LONG_RESPONSE_TOKENS = 4096
-_FLASH = {"flash_attention_2", "flash_attention_3"}
+_FLASH = {"flash_attention_4", "flash_attention_2"}
 
 
 class LearningRateLives(Check):
@@ -48,7 +48,7 @@ class SequenceParallelKernel(Check):
     family = "training"
     title = "sequence parallelism"
     asks = "training.sp_size above 1 comes with flash attention and remove-padding, which are all that verl splits, and divides the heads"
-    remedy = "set training.attention: flash_attention_2 and training.use_remove_padding: true, or training.sp_size: 1"
+    remedy = "set training.attention: flash_attention_4 and training.use_remove_padding: true, or training.sp_size: 1"
 
     def run(self, ctx: Context) -> Iterator[Finding]:
         training = ctx.cfg.training

@@ -55,7 +55,7 @@ def test_environments_belong_to_the_project(write):
 @pytest.mark.parametrize(
     ("sets", "name", "value"),
     [
-        ({"training__use_remove_padding": "true"}, "attention", "flash_attention_2"),
+        ({"training__use_remove_padding": "true"}, "attention", "flash_attention_4"),
         ({"training__use_remove_padding": "false"}, "attention", "sdpa"),
         ({"training__use_remove_padding": "false", "training__attention": "eager"}, "attention", "eager"),
         (

@@ -23,7 +23,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 CUDA = {"infrastructure.device": "cuda"}
 DOCKER = {"harbor_agent.environment_import_path": "harbor.environments.docker.docker:DockerEnvironment"}
 KUBERNETES = {"harbor_agent.environment_import_path": "harbor.environments.ack:ACKEnvironment"}
-FLASH = {"training.attention": "flash_attention_2", "training.use_remove_padding": True}
+FLASH = {"training.attention": "flash_attention_4", "training.use_remove_padding": True}
 
 
 def config_json(site, **changes: object) -> None:
