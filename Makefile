@@ -3,6 +3,7 @@ CONFIG  ?= config.yaml
 PROFILE ?=
 RUN     ?=
 EXTRA   ?=
+TARGET  ?=
 ARGS    ?=
 TESTS   ?=
 BENCH   ?=
@@ -12,7 +13,7 @@ SWERL   := .venv/train/bin/swerl
 CHOICE   = --config $(CONFIG) $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help dashboard setup demo validate render preflight forecast doctor smoke train eval infer status stop resume logs artifacts clean test test-fast test-all agents lint bench
+.PHONY: help dashboard setup demo validate render preflight forecast doctor smoke train eval infer status stop resume logs artifacts reproduce clean test test-fast test-all agents lint bench lock lock-check env-verify nix-check image bundle
 
 help: ## list the verbs
 	@echo "swerl: train a software-engineering agent with online RL, declared in $(CONFIG)"
@@ -33,8 +34,8 @@ demo: setup ## the whole loop on this machine, from nothing to results (FRESH=1 
 validate: $(SWERL) ## check the configuration against the schema
 	@$(SWERL) validate $(CHOICE)
 
-render: $(SWERL) ## show what the run's processes would be given
-	@$(SWERL) render $(CHOICE)
+render: $(SWERL) ## show what the run's processes would be given (TARGET=kuberay: its Kubernetes objects, IMAGE=NAME@sha256:DIGEST)
+	@$(if $(filter kuberay,$(TARGET)),$(SWERL) env manifests --image $(IMAGE) $(CHOICE),$(SWERL) render $(CHOICE))
 
 preflight: $(SWERL) ## find what would fail, before it does; changes nothing
 	@$(SWERL) preflight $(CHOICE)
@@ -75,6 +76,9 @@ logs: $(SWERL) ## what a run's processes print; PROCESS=gateway|runner|trainer|e
 artifacts: $(SWERL) ## gather a run into artifacts/ (RUN=)
 	@$(SWERL) artifacts $(RUN) $(CHOICE)
 
+reproduce: $(SWERL) ## do a run again and compare bit for bit (RUN=; LIVE=1 samples anew)
+	@$(SWERL) reproduce $(RUN) $(if $(LIVE),--live) $(CHOICE)
+
 clean: $(SWERL) ## end what dead runs left; with RUN=, remove that run
 	@$(SWERL) clean $(RUN) $(CHOICE)
 
@@ -95,3 +99,21 @@ lint: $(SWERL) ## ruff: rules and format
 
 bench: setup ## measure what the documentation promises (BENCH=<name>)
 	@.venv/train/bin/python scripts/bench.py $(BENCH) $(ARGS)
+
+lock: $(SWERL) ## write uv.lock anew, on the public index alone
+	@$(SWERL) env lock $(ARGS)
+
+lock-check: $(SWERL) ## is uv.lock current, canonical, hashed, of one CUDA?
+	@$(SWERL) env lock-check $(ARGS)
+
+env-verify: $(SWERL) ## compare the installed environments with the lock, file by file
+	@$(SWERL) env verify $(ARGS)
+
+nix-check: $(SWERL) ## parse, lock and evaluate the flake offline, build some wheels (needs nix)
+	@.venv/train/bin/python -m pytest -q tests/nix $(ARGS)
+
+image: $(SWERL) ## build an image and print its digest (TARGET=trainer|trials|sandbox|agents, BASE_IMAGE=)
+	@$(SWERL) env image $(if $(TARGET),--target $(TARGET)) $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE)) $(ARGS)
+
+bundle: $(SWERL) ## pack the GPU environment for a host without network (INVENTORY=)
+	@scripts/bundle.sh $(INVENTORY) $(ARGS)

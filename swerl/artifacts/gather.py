@@ -15,6 +15,7 @@ import yaml
 
 from swerl.artifacts.ledger import ARCHIVES, Ledger
 from swerl.artifacts.outputs import runtime_output
+from swerl.artifacts.provenance import seal_archive
 from swerl.artifacts.redact import known_secrets, redact
 from swerl.artifacts.results import Trial, best, costs, rate, trial_of, validations
 from swerl.artifacts.sample import copy_sample
@@ -80,6 +81,8 @@ def _fill(staged: Path, run: RunDir, config: RunConfig, trials: int, notes: str)
     content = _digest(staged)
     metadata = {**_metadata(run, config), "trajectories": copied, "content_sha256": content, "notes": notes}
     (staged / "metadata.yaml").write_text(yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True))
+    completed = metadata["completed_at"]
+    seal_archive(staged, finished=datetime.fromisoformat(completed).timestamp() if completed else None, outcome=metadata["status"])
     _write_sums(staged)
     shown = output["val_resolve_rate"]["value"]
     kept = ("run", "project", "started_at", "completed_at", "status", "exit_code", "config_digest", "commit", "content_sha256", "notes")

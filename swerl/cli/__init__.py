@@ -33,6 +33,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "dashboard": ("swerl.cli.dashboard:dashboard", "Show runs in a browser."),
     "stop": ("swerl.cli.stop:stop", "Let a run finish its step, save, and end."),
     "artifacts": ("swerl.cli.artifacts:artifacts", "Gather a run into artifacts/archives and the ledger."),
+    "reproduce": ("swerl.cli.reproduce:reproduce", "Do a run again from its recordings, and compare bit for bit."),
     "clean": ("swerl.cli.clean:clean", "End what dead runs left, and remove runs on demand."),
     "config": ("swerl.cli.configuration:config", "Explain keys, migrate the reference's form, write the reference page."),
     "data": ("swerl.data.cli:data", "Make, check and sift task sets."),

@@ -16,6 +16,7 @@ from swerl.environment.installed import Environment, read_environment
 from swerl.environment.lock import Lock
 from swerl.environment.lockcheck import ENVIRONMENTS, is_current, lock_problems
 from swerl.environment.records import anchors_of, load_anchors, merge_anchors, missing_anchors, write_anchors
+from swerl.environment.standing import note
 from swerl.environment.verify import Report, installed_extras, verify
 from swerl.errors import Problem, SwerlError, fail
 
@@ -33,6 +34,7 @@ def verify_command(roots: Sequence[Path], lock_path: Path | None, extras: Sequen
     for environment in _environments(roots, lock):
         chosen = tuple(extras) or installed_extras(environment, lock)
         report = verify(environment, lock, chosen, anchors)
+        note(environment, lock, report)
         reports.append({"env": str(environment.root), **report.as_dict()})
         if not as_json:
             _print_report(environment, report)

@@ -78,23 +78,33 @@ def verify(
     extras = tuple(extras)
     expected = lock.closure(extras)
     facts = platforms.read_facts(env.site_packages)
-    owned = [d for d in env.distributions if d.name in expected or d.name == lock.project]
     problems = [*_versions(env, lock, expected), *_at_start(env)]
     files = total_bytes = 0
     if env.in_store:
         remedy = f"let Nix compare the files: `nix store verify --recursive --no-trust {env.root}`"
         problems.append(Problem("SWERL-E027", "files were not compared: the Nix store keeps them", remedy, str(env.root), severity="note"))
     else:
-        problems += _records(owned, expected, anchors)
+        problems += _records(_owned(env, lock, expected), expected, anchors)
         files, total_bytes, altered = _contents(env, jobs)
         problems += altered
         problems += _unowned(env)
     problems += _platform(env, extras, facts)
-    anchored = sum(1 for d in owned if d.name in expected and _anchor(d, expected[d.name], anchors))
+    anchored = sum(1 for d in env.distributions if d.name in expected and _anchor(d, expected[d.name], anchors))
     return Report(
         extras, lock.sha256, env.python, facts,
         len(expected), anchored, files, total_bytes, round(time.monotonic() - started, 2), tuple(problems),
     )  # fmt: skip
+
+
+def verify_records(env: Environment, lock: Lock, extras: Iterable[str], anchors: Mapping[str, tuple[str, str]]) -> list[Problem]:
+    """The part that reads no file of a package: versions, each RECORD with its anchor, code that runs at start."""
+    expected = lock.closure(extras)
+    records = [] if env.in_store else _records(_owned(env, lock, expected), expected, anchors)
+    return [*_versions(env, lock, expected), *_at_start(env), *records]
+
+
+def _owned(env: Environment, lock: Lock, expected: Mapping[str, Package]) -> list[Distribution]:
+    return [d for d in env.distributions if d.name in expected or d.name == lock.project]
 
 
 def _versions(env: Environment, lock: Lock, expected: Mapping[str, Package]) -> Iterator[Problem]:

@@ -25,6 +25,7 @@ from swerl.config.schema import PROJECT_ROOT, keys
 from swerl.render import render
 from swerl.render import write as write_rendered
 from swerl.runs.rundir import RunDir, read_json, write_atomic, write_json
+from swerl.runs.situation import situation
 
 PACKAGES = ("verl", "vllm", "torch", "transformers", "ray", "tensordict", "transferqueue", "harbor", "aiohttp", "numpy")
 
@@ -37,6 +38,7 @@ def prepare(config: RunConfig, run: RunDir, *, attempt: int, command: Sequence[s
     write_atomic(run.resolved, dump_resolved(config))
     write_rendered(render(config, run), run)
     before = read_json(run.manifest) or {}
+    found = situation(config)
     source = source_state(PROJECT_ROOT)
     difference = source.pop("diff")
     if difference:
@@ -47,8 +49,8 @@ def prepare(config: RunConfig, run: RunDir, *, attempt: int, command: Sequence[s
         "command": list(command),
         "config": {"file": str(config.file), "profile": config.profile, "digest": config.digest},
         "source": source,
-        "lock_sha256": _sha256(PROJECT_ROOT / "uv.lock"),
-        "seeds": {"data": config.data.seed, "vllm": config.vllm.seed},
+        "lock_sha256": found["locks"]["uv.lock"],
+        "situation": found,
         "versions": {
             "swerl": version("swerl"),
             "python": platform.python_version(),
@@ -145,7 +147,3 @@ def _git(root: Path, *arguments: str) -> bytes | None:
     except FileNotFoundError:
         return None
     return found.stdout if found.returncode == 0 else None
-
-
-def _sha256(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None

@@ -26,16 +26,19 @@ STOPPED = 3
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="swerl.trainer", description=__doc__)
     parser.add_argument("--run-dir", required=True, type=Path)
-    run = RunDir.at(parser.parse_args(argv).run_dir)
+    parser.add_argument("--recorded", type=Path, help="Train from the recorded trials of the run in this directory; nothing is sampled.")
+    parser.add_argument("--last-step", type=int, help="Stop, as on request, after this step.")
+    given = parser.parse_args(argv)
+    run = RunDir.at(given.run_dir)
     try:
-        return train(run)
+        return train(run, given.recorded, given.last_step)
     except SwerlError as error:
         print(error, file=sys.stderr, flush=True)
         EventLog(run.events_of("trainer"), "trainer").emit("trainer.failed", durable=True, problems=[p.as_dict() for p in error.problems])
         return 1
 
 
-def train(run: RunDir) -> int:
+def train(run: RunDir, recorded: Path | None = None, last_step: int | None = None) -> int:
     config = load_resolved(run.resolved)
     os.environ.update(process_environment(config, run))  # before verl is imported: it reads its platform and plugins at import
     events = EventLog(run.events_of("trainer"), "trainer")
@@ -52,7 +55,13 @@ def train(run: RunDir) -> int:
         passed_over=passed_over,
         superseded_rows=metrics.superseded,
     )
-    composed = compose([*verl_overrides(config, run), f"+swerl.paths={config.capture.paths}"], restored)
+    ours = {
+        "paths": config.capture.paths,
+        "serial": str(config.harbor_runtime.num_workers == 1).lower(),
+        "recorded": "null" if recorded is None else f"'{recorded.absolute()}'",
+        "last_step": "null" if last_step is None else last_step,
+    }
+    composed = compose([*verl_overrides(config, run), *(f"+swerl.{name}={value}" for name, value in ours.items())], restored)
     ended = launch(composed)
     events.emit("trainer.end", durable=True, how=ended)
     return {"completed": 0, "stopped": STOPPED}[ended]

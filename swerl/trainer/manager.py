@@ -4,12 +4,13 @@ Named by ``actor_rollout_ref.rollout.agent.agent_loop_manager_class``. A worker 
 every session has settled, because a row that is published early could be trained without its siblings. Then (training) a group with at
 least two sessions that have rows is published, and a smaller one is published as ``failure`` with no rows, which the replay buffer
 refills; (validation) whatever was graded is published. A session that is absent writes nothing: verl's group statistics use every row
-that exists, whatever its mask.
+that exists, whatever its mask. With ``harbor_runtime.num_workers: 1`` trials run strictly one after the other, in the order of the data.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -41,14 +42,22 @@ class TrialWorker(plain_class(AgentLoopWorkerTQ)):
     def __init__(self, config: Any, *args: Any, **kwargs: Any):
         super().__init__(config, *args, **kwargs)
         loop_config = _agent_loop_registry[config.actor_rollout_ref.rollout.agent.default_agent_loop]
+        if config.swerl.recorded:
+            loop_config = {**loop_config, "_target_": "swerl.trainer.recorded.RecordedTrials", "source": config.swerl.recorded}
         self.rollout: TrialRollout = hydra.utils.instantiate(loop_config)
+        self.serial: asyncio.Lock | None = asyncio.Lock() if config.swerl.serial else None
         run = RunDir.at(Path(str(loop_config.services)).parent)
         self.lineage = current_lineage(run.lineage)
         self.events = EventLog(run.events_of("agent_loop"), "agent_loop")
 
     async def _run_prompt(self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool = False) -> None:
         """Run a group to its end and publish it. Overrides verl's method, which publishes each session as it comes."""
-        validate = trajectory["validate"]
+        if self.serial is None:
+            return await self._run_group(prompt, trajectory["validate"])
+        async with self.serial:  # fair: groups run in the order in which they were dispatched
+            return await self._run_group(prompt, trajectory["validate"])
+
+    async def _run_group(self, prompt: dict, validate: bool) -> None:
         uid, partition = prompt["uid"], "val" if validate else "train"
         await tq.async_kv_put(key=uid, partition_id=partition, tag={"status": "running"})
         tag: dict[str, Any]
@@ -62,6 +71,7 @@ class TrialWorker(plain_class(AgentLoopWorkerTQ)):
             tag = {"status": "failure", "cause": f"{type(error).__name__}: {error}", "broken": True}
         if tag["status"] == "failure":
             self.events.emit("group.failed", uid=uid, split=partition, task=prompt["extra_info"]["task_id"], cause=tag["cause"])
+        tag["rank"] = group_rank(prompt["extra_info"]["task_hash"], int(prompt["global_steps"]))
         await tq.async_kv_put(key=uid, partition_id=partition, tag=tag)
 
     async def _settle_group(self, prompt: dict, n: int, validate: bool) -> list[Session]:
@@ -69,15 +79,11 @@ class TrialWorker(plain_class(AgentLoopWorkerTQ)):
         # the row's global_steps is the step being collected; in training the weights are one step behind it
         step = int(prompt["global_steps"])
         version = self.lineage.version(step if validate else step - 1)
-        tasks = [
-            asyncio.create_task(
-                self.rollout.run(
-                    split="val" if validate else "train", extra_info=prompt["extra_info"], sample=i, version=version, step=step
-                )
-            )
-            for i in range(n)
-        ]
-        settled = await asyncio.gather(*tasks, return_exceptions=True)
+        split = "val" if validate else "train"
+        trials = [self.rollout.run(split=split, extra_info=prompt["extra_info"], sample=i, version=version, step=step) for i in range(n)]
+        if self.serial is not None:
+            return [await trial for trial in trials]
+        settled = await asyncio.gather(*trials, return_exceptions=True)
         for outcome in settled:
             if isinstance(outcome, BaseException):
                 raise outcome
@@ -93,6 +99,12 @@ class TrialWorker(plain_class(AgentLoopWorkerTQ)):
         for index, session in present:
             await self._agent_loop_postprocess(outputs_of(session), validate, session_id=index, **prompt)
         return {"status": "finished"}
+
+
+def group_rank(task_hash: str, step: int) -> str:
+    """Where a group's rows stand in the batch of its step: by what they are, not by when they came or by the random names verl gives them.
+    The step is in it so that tasks do not keep their neighbours."""
+    return hashlib.sha256(f"{step}|{task_hash}".encode()).hexdigest()
 
 
 def outputs_of(session: Session) -> list[AgentLoopOutput]:

@@ -28,7 +28,7 @@ from swerl.trainer.bridge import BridgeClient
 from swerl.trainer.journal import TrialJournal
 from swerl.trainer.lineage import current_lineage
 from swerl.trainer.paths import AllPaths
-from swerl.trainer.services import Service
+from swerl.trainer.services import Absent, Service
 
 
 class StopRequested(Exception):
@@ -43,8 +43,9 @@ class RunHooks(PPOTrainer):
         self.lineage = current_lineage(self.run.lineage)
         self.events = EventLog(self.run.events_of("trainer"), "trainer")
         self.metrics_log = MetricsLog(self.run.metrics)
-        self.journal = TrialJournal(self.run.trials_journal)
-        self.gateway = Service(self.run.services, "gateway")
+        source = RunDir.at(config.swerl.recorded) if config.swerl.recorded else self.run
+        self.journal = TrialJournal(source.trials_journal)
+        self.gateway = Absent() if config.swerl.recorded else Service(self.run.services, "gateway")
         self.trained_steps = 0
         self._uncommitted: tuple[Path, int] | None = None
         self._logger: Any = None
@@ -89,7 +90,8 @@ class RunHooks(PPOTrainer):
 
     def on_step_begin(self) -> None:
         super().on_step_begin()
-        if self.run.stop_request.exists():
+        last = self.config.swerl.last_step
+        if self.run.stop_request.exists() or (last is not None and self.global_steps > last):
             self._stop()
         self.events.emit("step.begin", step=self.global_steps)
 

@@ -2,7 +2,8 @@
 
 verl polls the TransferQueue every two seconds and for ever: a dead worker leaves the run hanging with idle GPUs and no word. `Watch` is
 asked between polls; it looks whether the workers live, and counts groups that failed, so that a broken sandbox or gateway ends the step
-with its first cause instead of being refilled without end.
+with its first cause instead of being refilled without end. Rows come sorted by identity, so that a step's numbers depend on its trials
+alone.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import transfer_queue as tq
+from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
 from swerl.errors import fail
@@ -74,6 +76,14 @@ class _Watched:
             for uid in uids:
                 self.watch.group_failed(tags[uid].get("cause", "no cause was recorded"), bool(tags[uid].get("broken")))
 
+    def _materialize_batch(self, partition_id: str, selected_prompt_uids: list[str], partition_snapshot: dict[str, dict]) -> KVBatchMeta:
+        """verl's batch, its rows sorted by identity: equal trials give equal batches, whatever order they finished in."""
+        tags = tq.kv_list(partition_id)[partition_id]
+        ranks = {uid: tags[uid]["rank"] for uid in selected_prompt_uids}
+        batch = super()._materialize_batch(partition_id, selected_prompt_uids, partition_snapshot)
+        order = sorted(range(len(batch.keys)), key=lambda i: row_identity(batch.keys[i], ranks))
+        return KVBatchMeta(partition_id=partition_id, keys=[batch.keys[i] for i in order], tags=[batch.tags[i] for i in order])
+
     def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:
         if self.watch is not None:
             self.watch.between_polls()
@@ -86,6 +96,12 @@ class WatchedBuffer(_Watched, ReplayBuffer):
 
 class WatchedBufferAsync(_Watched, ReplayBufferAsync):
     """For colocate_async."""
+
+
+def row_identity(key: str, ranks: dict[str, str]) -> tuple[str, int, int]:
+    """Rank of the group, sample, path: from verl's key ``{uid}_{session}_{index}``."""
+    uid, session, index = key.rsplit("_", 2)
+    return ranks[uid], int(session), int(index)
 
 
 def build(config: Any, mode: str, refill: Callable[[int], int], filter_metric: str | None) -> WatchedBuffer | WatchedBufferAsync:

@@ -66,15 +66,21 @@ class TrialRollout:
             "step": step,
             "deadline_s": None,
         }
-        result = await self.runner.call("POST", "/trials", request, timeout_s=None)
+        result = await self._settle(request)
         if not result["graded"] or result["session"] is None:
             return Session(result, [], None)
         reward = float(result["reward"]) if self.reward_fn is None else float(self.reward_fn(result))
         extra = {"acc": float(result["reward"]), **{f"verifier_{key}": float(value) for key, value in result["rewards"].items()}}
         if split == "train" and not result["in_loss"]:
             return Session(result, [], reward, extra)
-        recording = await self.gateway.call("GET", f"/sessions/{result['session']}/recording")
-        return Session(result, rows_of(recording, self.limits), reward, extra)
+        return Session(result, rows_of(await self._recording(result["session"]), self.limits), reward, extra)
+
+    async def _settle(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The runner's result, as long as it takes."""
+        return await self.runner.call("POST", "/trials", request, timeout_s=None)
+
+    async def _recording(self, session: str) -> Mapping[str, Any]:
+        return await self.gateway.call("GET", f"/sessions/{session}/recording")
 
     async def close(self) -> None:
         await self.runner.close()

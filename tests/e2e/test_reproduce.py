@@ -1,0 +1,65 @@
+"""A run done again gives the same numbers, bit for bit: from its recordings, and live with one trial at a time. Real verl, two steps."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from swerl.runs.rundir import RunDir
+
+from .conftest import ROOT, SWERL
+
+TWO_STEPS = {"training.total_steps": "2", "training.val_before_train": "false", "training.test_freq": "2"}
+
+
+def again(run: RunDir, *words: str) -> tuple[int, dict]:
+    command = [str(SWERL), "reproduce", run.id, "--runs-dir", str(run.root.parent), "--json", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    lines = done.stdout[done.stdout.index("{\n") :] if "{\n" in done.stdout else "{}"
+    assert done.returncode in (0, 1), done.stdout[-2000:] + done.stderr[-4000:]
+    return done.returncode, json.loads(lines) if lines != "{}" else {"output": done.stdout[-3000:] + done.stderr[-3000:]}
+
+
+def assert_the_same(code: int, result: dict) -> None:
+    assert result.get("differences") == [], result
+    assert code == 0 and result["steps"] == 2 and result["numbers"] > 50 and result["tensors"] > 10 and result["exact_expected"]
+
+
+@pytest.mark.long
+def test_training_from_recordings_is_bit_for_bit(run_of):
+    """Eight trials at a time in the run itself: their order is in no number. Twice, from the same recordings."""
+    run = run_of("recorded-from", **TWO_STEPS)
+    run.start()
+    assert run.wait() == 0, run.output()
+    for _ in range(2):
+        assert_the_same(*again(run.dir))
+
+
+@pytest.mark.long
+def test_a_serial_run_is_bit_for_bit_live(run_of):
+    run = run_of("serial", **TWO_STEPS, **{"harbor_runtime.num_workers": "1"})
+    run.start()
+    assert run.wait() == 0, run.output()
+    for _ in range(2):
+        assert_the_same(*again(run.dir, "--live"))
+
+
+@pytest.mark.long
+def test_what_is_not_as_it_was_is_named_and_nothing_starts(run_of, small_world):
+    run = run_of("changed", **TWO_STEPS, **{"training.total_steps": "1", "training.test_freq": "1"})
+    run.start()
+    assert run.wait() == 0, run.output()
+    config = Path(small_world["model.model_path"]) / "generation_config.json"
+    text = config.read_text()
+    try:
+        config.write_text(text + "\n")
+        done = subprocess.run(
+            [str(SWERL), "reproduce", run.dir.id, "--runs-dir", str(run.dir.root.parent)], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1 and "SWERL-A021" in done.stderr and "model.generation_config.json was" in done.stderr
+        assert not run.dir.root.with_name("changed.recorded").exists()
+    finally:
+        config.write_text(text)
