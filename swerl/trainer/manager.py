@@ -46,7 +46,7 @@ class TrialWorker(plain_class(AgentLoopWorkerTQ)):
             loop_config = {**loop_config, "_target_": "swerl.trainer.recorded.RecordedTrials", "source": config.swerl.recorded}
         self.rollout: TrialRollout = hydra.utils.instantiate(loop_config)
         self.serial: asyncio.Lock | None = asyncio.Lock() if config.swerl.serial else None
-        run = RunDir.at(Path(str(loop_config.services)).parent)
+        run = RunDir.at(Path(str(loop_config["services"])).parent)
         self.lineage = current_lineage(run.lineage)
         self.events = EventLog(run.events_of("agent_loop"), "agent_loop")
 
