@@ -67,15 +67,16 @@ def worker(rollouts, tmp_path, n=N, val_n=4):
     made.rollout, made.lineage = rollouts, Lineage(1, 0, "init:0")
     made.events = EventLog(tmp_path / "agent_loop.jsonl", "agent_loop")
     made.reward_loop_worker_handles, made.distillation_enabled, made.processor = None, False, None
-    made.mm_processor_kwargs = {}
+    made.mm_processor_kwargs, made.serial = {}, None
     return made
 
 
-def publish(queue, made, split="train", step=8):
+def publish(queue, made, split="train", step=8, task="t1"):
     """Run one group to its end; returns its uid."""
     uid = str(uuid.uuid4())
     queue.kv_batch_put(keys=[uid], partition_id=split, tags=[{"is_prompt": True, "status": "pending", "global_steps": step}])
-    prompt = {"uid": uid, "global_steps": step, "extra_info": {"task_id": "t1"}, "raw_prompt": [], "index": 0, "data_source": "demo"}
+    prompt = {"uid": uid, "global_steps": step, "raw_prompt": [], "index": 0, "data_source": "demo"}
+    prompt["extra_info"] = {"task_id": task, "task_hash": f"sha256:{task}"}
     asyncio.run(made._run_prompt(prompt, {}, {"validate": split == "val"}))
     return uid
 
@@ -183,3 +184,50 @@ def test_the_main_path_is_published_last_and_carries_the_reward(queue, tmp_path)
     assert len(keys) == 2 * N
     tags = queue.kv_list("train")["train"]
     assert all(tags[key]["min_global_steps"] == 7 for key in keys)
+
+
+def test_a_batch_is_in_the_order_of_its_identities_not_of_its_coming(queue, tmp_path):
+    """Random names and another order of arrival: the rows of equal trials stand in equal places, samples in order, paths in order."""
+    from omegaconf import OmegaConf
+
+    from swerl.trainer import replay
+    from swerl.trainer.manager import group_rank
+
+    sampler = {"max_off_policy_threshold": 8, "max_off_policy_strategy": "drop", "sampler_kwargs": {}, "sync_refill_failed_groups": True}
+    config = OmegaConf.create({"trainer": {"v1": {"sync": {}, "sampler": sampler}}, "algorithm": {}, "data": {"train_batch_size": 3}})
+    orders = []
+    for tasks in (["a", "b", "c"], ["c", "a", "b"]):
+        names = {publish(queue, worker(Rollouts([1], side_paths=1), tmp_path), task=task): task for task in tasks}
+        batch, _ = replay.build(config, "sync", lambda count: count, None).sample(global_steps=8, partition_id="train", batch_size=3)
+        assert [tag["seq_len"] for tag in batch.tags] == [5] * len(batch.keys)
+        orders.append([(names[uid], int(session), int(path)) for uid, session, path in (key.split("_") for key in batch.keys)])
+        queue.kv_clear(keys=batch.keys, partition_id="train")
+    assert orders[0] == orders[1] and len(orders[0]) == 3 * (N - 1) * 2
+    assert orders[0] == sorted(orders[0], key=lambda row: (group_rank(f"sha256:{row[0]}", 8), *row[1:]))
+
+
+def test_serial_trials_run_one_after_the_other_in_the_order_of_the_data(queue, tmp_path):
+    seen, running = [], []
+
+    class One(Rollouts):
+        async def run(self, *, sample, extra_info, **kwargs):
+            running.append(1)
+            assert len(running) == 1, "two trials at a time"
+            session = await super().run(sample=sample, extra_info=extra_info, **kwargs)
+            running.pop()
+            seen.append((extra_info["task_id"], sample))
+            return session
+
+    async def dispatched():
+        made = worker(One([]), tmp_path)
+        made.serial = asyncio.Lock()
+        prompts = []
+        for task in ("z", "a", "m"):
+            uid = str(uuid.uuid4())
+            queue.kv_batch_put(keys=[uid], partition_id="train", tags=[{"is_prompt": True, "status": "pending", "global_steps": 8}])
+            facts = {"task_id": task, "task_hash": f"sha256:{task}"}
+            prompts.append({"uid": uid, "global_steps": 8, "raw_prompt": [], "index": 0, "data_source": "demo", "extra_info": facts})
+        await asyncio.gather(*(asyncio.create_task(made._run_prompt(prompt, {}, {"validate": False})) for prompt in prompts))
+
+    asyncio.run(dispatched())
+    assert seen == [(task, sample) for task in ("z", "a", "m") for sample in range(N)]
