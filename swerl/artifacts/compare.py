@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 
 from swerl.runs.metrics import Row
 
-# Clocks and what is computed from them; everything else of a metrics row follows from the trials and the seeds.
-TIMED = ("timing_s/", "timing_per_token_ms/", "perf/", "actor/perf/", "swerl/time/")
+# Clocks and what is computed from them: by prefix, and by a part of the name that says seconds. Everything else of a metrics row follows
+# from the trials and the seeds.
+TIMED = re.compile(r"(?:timing_s|timing_per_token_ms|perf|actor/perf)/|(?:.*/)?\w+_s(?:/|$)")
 
 # What each way of reproducing depends on. Names are prefixes of the flattened situation.
 RECORDED = (
@@ -85,7 +87,7 @@ def _local(tensor: Any) -> Any:
 
 def _by_step(rows: Iterable[Row], last_step: int | None) -> dict[int, dict[str, Any]]:
     return {
-        row.step: {name: value for name, value in row.data.items() if not name.startswith(TIMED)}
+        row.step: {name: value for name, value in row.data.items() if not TIMED.match(name)}
         for row in rows
         if last_step is None or row.step <= last_step
     }

@@ -98,8 +98,8 @@ def test_equal_rows_have_no_difference(data):
 
 
 def test_one_bit_is_a_difference_and_a_clock_is_none():
-    then = [Row(1, "L1", {"actor/loss": 0.1, "timing_s/step": 1.0, "perf/throughput": 3.0})]
-    now = [Row(1, "L1", {"actor/loss": 0.1 + 2**-55, "timing_s/step": 2.0, "perf/throughput": 4.0})]
+    then = [Row(1, "L1", {"actor/loss": 0.1, "timing_s/step": 1.0, "perf/throughput": 3.0, "swerl/trials/agent_s/mean": 1.0})]
+    now = [Row(1, "L1", {"actor/loss": 0.1 + 2**-55, "timing_s/step": 2.0, "perf/throughput": 4.0, "swerl/trials/agent_s/mean": 2.0})]
     assert [d.name for d in compare.metrics(then, now)] == ["step 1 actor/loss"] and compare.compared(then) == 1
     assert [d.name for d in compare.metrics(then, [])] == ["step 1 actor/loss"]
 
