@@ -87,8 +87,10 @@ sync() { # name, extra
   say "making .venv/$1 (extra $2) from uv.lock"
   made=1
   rm -f "$place/.swerl-stamp"
-  # Compiled once here instead of by every process of every run; the variable, where it is set, would prevent that.
+  # Compiled once here instead of by every process of every run, and by content (PEP 552): the same bytes on every machine, and no look at
+  # the source's time at each import. PYTHONDONTWRITEBYTECODE, where it is set, would prevent it.
   quieter env -u PYTHONDONTWRITEBYTECODE -u VIRTUAL_ENV UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT="$place" \
+    PYC_INVALIDATION_MODE=UNCHECKED_HASH \
     "$uv" sync --frozen --compile-bytecode --python "$python" --extra "$2" --extra dev ||
     die SWERL-E106 "uv could not make .venv/$1" "see its message above; a package that cannot be fetched needs PyPI or a mirror set for uv"
   printf '%s\n' "$stamp" >"$place/.swerl-stamp"

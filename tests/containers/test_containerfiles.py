@@ -124,6 +124,7 @@ def test_compose_runs_the_image_with_few_rights():
     assert set(compose["services"]) == {"train", "train-cpu"}
     for service in compose["services"].values():
         assert service["read_only"] is True and service["cap_drop"] == ["ALL"]
+        assert service["environment"]["SWERL_IMAGE"] == "${SWERL_IMAGE}", "a run's manifest names its image"
         assert service["command"][:3] == ["train", "--config", "/etc/swerl/config.yaml"]
         writable = [v["target"] for v in service["volumes"] if not v.get("read_only")]
         assert writable == ["/runs"]

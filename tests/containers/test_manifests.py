@@ -156,10 +156,18 @@ def test_pods_have_few_rights():
     assert spec["workerGroupSpecs"][0]["template"]["spec"]["automountServiceAccountToken"] is False
 
 
+def test_the_head_knows_its_image():
+    """The run's manifest says what image it ran in."""
+    _, pod = heads(objects(config()))
+    container = pod["containers"][0]
+    assert {"name": "SWERL_IMAGE", "value": IMAGE} in container["env"]
+
+
 def test_the_runner_may_do_to_sandboxes_what_it_must_and_no_more():
     found = objects(config())
     rules = {tuple(r["resources"]): set(r["verbs"]) for r in found["Role/swerl-trials"]["rules"]}
-    assert set(rules) == {("pods",), ("pods/exec",), ("pods/log",), ("events",)}
+    assert set(rules) == {("pods",), ("pods/exec",), ("pods/log",), ("events",), ("networkpolicies",)}
+    assert rules["networkpolicies",] == {"create", "delete", "get", "list"}, "its own trial's policies; no change of the namespace's"
     assert not any("*" in verbs for verbs in rules.values())
     assert found["Role/swerl-trials"]["metadata"]["namespace"] == "swerl-sandboxes"
     assert found["RoleBinding/swerl-trials"]["subjects"] == [{"kind": "ServiceAccount", "name": "swerl-run", "namespace": "swerl"}]

@@ -18,6 +18,7 @@ from swerl.config.schema import keys
 from swerl.config.sections import RunConfig
 from swerl.environment.manifests.options import ManifestOptions
 from swerl.errors import fail
+from swerl.runs.situation import IMAGE_VARIABLE
 
 CONFIG_FOLDER = "/etc/swerl"
 CONFIG_FILE = "config.json"
@@ -112,6 +113,7 @@ def _pod(config: RunConfig, options: ManifestOptions, *, head: bool) -> dict[str
         resources["nvidia.com/gpu"] = str(gpus)
     environment: list[dict[str, Any]] = []
     if head:
+        environment.append({"name": IMAGE_VARIABLE, "value": options.image})  # the run's manifest names it
         environment.append({"name": "NODE0_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})
         if config.credentials.wandb_mode == "online":
             key = {"secretKeyRef": {"name": options.secret, "key": "wandb-api-key"}}
