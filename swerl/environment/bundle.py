@@ -24,6 +24,7 @@ import orjson
 
 from swerl.environment import installer
 from swerl.environment.blocks import BlockWriter
+from swerl.environment.elf import read_dynamic
 from swerl.environment.installed import Distribution, Environment
 from swerl.environment.inventory import INSTALLER_FILES
 from swerl.environment.lock import Lock
@@ -118,6 +119,7 @@ def plan(
                 kept[package] = {"version": host["version"], "same_bytes": host["record"] == dist.record_sha256()}
             else:
                 items += _files(env, dist, name, trim, dropped)
+    _refuse_missing_libraries(items, dropped)
     for name, path in sorted((extras or {}).items()):
         items += _tree(path, name)
     sites = tuple(dict.fromkeys(there[package]["site"] for package in sorted(kept)))
@@ -181,6 +183,20 @@ def _files(env: Environment, dist: Distribution, name: str, trim: Trim, dropped:
         source = env.root / path
         digest = entry.sha256 or hashlib.sha256(source.read_bytes()).hexdigest()
         yield Item(source, f"{name}/{path}", digest, os.access(source, os.X_OK))
+
+
+def _refuse_missing_libraries(items: Iterable[Item], dropped: Iterable[str]) -> None:
+    """A library that a trim drops and a kept file of the same environment links would be missed at the first import there."""
+    gone = {(entry.partition(": ")[0], entry.rpartition("/")[2]) for entry in dropped if ".so" in entry}
+    kept = [item for item in items if ".so" in item.source.name]
+    gone -= {(item.target.partition("/")[0], item.source.name) for item in kept}
+    for item in kept if gone else ():
+        environment = item.target.partition("/")[0]
+        dynamic = read_dynamic(item.source)
+        for name in dynamic.needed if dynamic else ():
+            if (environment, name) in gone:
+                remedy = "keep that file, or drop both, in swerl/environment/trim.toml"
+                raise fail("SWERL-E046", f"{item.target} links {name}, which the trim drops", remedy, item.target)
 
 
 def _tree(path: Path, name: str) -> Iterator[Item]:

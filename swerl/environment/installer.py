@@ -8,6 +8,7 @@ list. What the host is said to have must be there in that version. ``FOLDER/trai
 """
 
 import argparse
+import base64
 import hashlib
 import json
 import lzma
@@ -150,11 +151,32 @@ def make_environment(root, host_sites, project):
             (root / SITE / name).write_text("\n".join(paths) + "\n", encoding="utf-8")
 
 
-def write_commands(root, project):
-    """The console scripts of what was installed, and of the project: they name this Python, so the bundle could not bring them."""
+def write_project(root, project):
+    """The project's metadata, as an editable installation leaves it: version and entry points are found; the code is the checkout's."""
+    told = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    groups = {"console_scripts": told.get("scripts", {}), **told.get("entry-points", {})}
+    sections = [f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in entries.items()) for group, entries in groups.items()]
+    info = root / SITE / f"{told['name'].replace('-', '_')}-{told['version']}.dist-info"
+    files = {
+        "METADATA": f"Metadata-Version: 2.1\nName: {told['name']}\nVersion: {told['version']}\n",
+        "entry_points.txt": "\n".join(sections),
+        "INSTALLER": "swerl\n",
+    }
+    info.mkdir()
+    for name, text in files.items():
+        (info / name).write_text(text, encoding="utf-8")
+    lines = [f"{info.name}/{name},sha256={_recorded(text.encode())},{len(text.encode())}" for name, text in files.items()]
+    lines += [f"{PROJECT_PATH},,", f"{info.name}/RECORD,,"]
+    (info / "RECORD").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _recorded(data):
+    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")
+
+
+def write_commands(root):
+    """The console scripts of what is installed: they name this Python, so the bundle could not bring them."""
     commands = {e.name: e.value for d in distributions(path=[str(root / SITE)]) for e in d.entry_points if e.group == "console_scripts"}
-    if project and (project / "pyproject.toml").is_file():
-        commands |= tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"].get("scripts", {})
     for name, value in sorted(commands.items()):
         module, _, attribute = value.partition("[")[0].strip().partition(":")
         path = root / "bin" / safe(name)
@@ -190,9 +212,12 @@ def install(folder, into, project=None, compiled=True):
         shutil.rmtree(staging)
         raise
     staging.rename(into)
+    shutil.copyfile(folder / MANIFEST, into / MANIFEST)  # preflight reads there what was left out on purpose
     for name in manifest["environments"]:
         make_environment(into / name, manifest["host_sites"] if name == "train" else [], project)
-        write_commands(into.resolve() / name, project)
+        if project and (project / "pyproject.toml").is_file():
+            write_project(into / name, project)
+        write_commands(into.resolve() / name)
         if compiled:
             compile_all(into / name)
     print(f"{files} files into {into}: " + ", ".join(f"{into / name}/bin/python" for name in manifest["environments"]))

@@ -9,11 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import orjson
 import pytest
 
 from swerl.cli import run as swerl_run
 from swerl.environment.blocks import BlockWriter
 from swerl.environment.bundle import Trim, plan, read_inventory, read_trim, write
+from swerl.environment.elf import read_dynamic
 from swerl.environment.installed import read_environment
 from swerl.environment.inventory import inventory
 from swerl.environment.lock import load_lock
@@ -147,6 +149,18 @@ def test_a_trim_takes_packages_and_files_and_says_so(project, tmp_path):
     assert (site / "alpha/__init__.py").exists() and not (site / "alpha/data.bin").exists() and not (site / "beta_tools.py").exists()
 
 
+def test_a_trim_that_drops_a_linked_library_is_refused(project, tmp_path):
+    """Real ELF files: one that links libc, and something of that name to drop."""
+    site = project / "env/lib/python3.12/site-packages"
+    linked = Path(orjson.__file__).parent / next(p.name for p in Path(orjson.__file__).parent.glob("*.so"))
+    name = read_dynamic(linked).needed[0]
+    lay_out(site, "gamma", "0.3", {"gamma/native.so": linked.read_bytes(), f"gamma/libs/{name}": linked.read_bytes()})
+    environments = {"train": (read_environment(project / "env"), ["two"])}
+    with pytest.raises(SwerlError, match=rf"SWERL-E046.*gamma/native.so links {name}"):
+        plan(load_lock(project / "uv.lock"), environments, trim=Trim(files=("gamma/libs/*",)))
+    plan(load_lock(project / "uv.lock"), environments, trim=Trim(files=("gamma/*.so*",)))
+
+
 def test_files_that_occur_twice_are_stored_once(project, tmp_path):
     big = bytes(i * 7 % 251 for i in range(20_000))
     (tmp_path / "model").mkdir()
@@ -173,11 +187,15 @@ def test_commands_are_written_for_the_python_that_is_there(project, tmp_path):
     checkout = tmp_path / "checkout"
     checkout.mkdir()
     (checkout / "mine.py").write_text("def main():\n    print('mine')\n    return 3\n")
-    (checkout / "pyproject.toml").write_text('[project]\nname = "mine"\n[project.scripts]\nmine = "mine:main"\n')
+    (checkout / "pyproject.toml").write_text('[project]\nname = "mine"\nversion = "4"\n[project.scripts]\nmine = "mine:main"\n')
     packed(project, tmp_path / "bundle")
     assert install(tmp_path / "bundle", tmp_path / "there", "--project", str(checkout)).returncode == 0
     mine = subprocess.run([tmp_path / "there/train/bin/mine"], capture_output=True, text=True, check=False)
     assert (mine.stdout, mine.returncode) == ("mine\n", 3)
+    code = "import importlib.metadata as m; print(m.version('mine'), sorted(e.name for e in m.entry_points(group='console_scripts')))"
+    told = subprocess.run([tmp_path / "there/train/bin/python", "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told == "4 ['beta', 'mine']\n", "the project is found as if it were installed"
+    assert json.loads((tmp_path / "there/bundle.json").read_text())["files"] > 0
     assert subprocess.run([tmp_path / "there/train/bin/beta"], capture_output=True, check=False).returncode == 2
 
 

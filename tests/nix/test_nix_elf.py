@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from swerl.environment.elf import read_dynamic
 from swerl.environment.installed import read_environment
 from swerl.environment.lock import load_lock
 
-from .elf import read_dynamic, scan
+from .elf import scan
 
 ROOT = Path(__file__).parents[2]
 FACTS = json.loads(Path(__file__).with_name("elf_needs.json").read_text())
