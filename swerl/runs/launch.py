@@ -89,7 +89,18 @@ def launch(
             screen.close()
         ended = held.registry.get(run.id)
         assert ended is not None
+        _state(run, ended, notice)
         return ended, outcome
+
+
+def _state(run: RunDir, ended: Run, notice: Callable[[str], None]) -> None:
+    """The run's statement (``provenance.json``). The run is over and recorded: a full disk here is told and changes nothing of that."""
+    from swerl.artifacts.provenance import seal_run
+
+    try:
+        seal_run(run, finished=ended.ended, outcome=str(ended.state))
+    except OSError as error:
+        notice(f"the run's statement could not be written: {error}")
 
 
 def set_aside(run: RunDir) -> str | None:

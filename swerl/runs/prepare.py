@@ -25,7 +25,7 @@ from swerl.config.schema import PROJECT_ROOT, keys
 from swerl.render import render
 from swerl.render import write as write_rendered
 from swerl.runs.rundir import RunDir, read_json, write_atomic, write_json
-from swerl.runs.situation import situation
+from swerl.runs.situation import gpus, situation
 
 PACKAGES = ("verl", "vllm", "torch", "transformers", "ray", "tensordict", "transferqueue", "harbor", "aiohttp", "numpy")
 
@@ -124,20 +124,6 @@ def host() -> dict[str, Any]:
         "gpus": gpus(),
         "interpreter": sys.executable,
     }
-
-
-def gpus() -> list[str]:
-    """Names of the GPUs the driver knows, one line each; empty without a driver."""
-    try:
-        found = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-        )
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return []
-    return found.stdout.splitlines() if found.returncode == 0 else []
 
 
 def _git(root: Path, *arguments: str) -> bytes | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def situation(config: RunConfig) -> dict[str, Any]:
         "model": _model(config.model.model_path, HashedFiles(config.experiment.runs_dir / HASHES)),
         "data": {"train": _tasks(config.data.train_index), "val": _tasks(config.data.val_index)},
         "seeds": {"data": config.data.seed, "vllm": config.vllm.seed},
-        "machine": {"architecture": platform.machine(), "processor": processor(), "cpus": len(os.sched_getaffinity(0))},
+        "machine": {"architecture": platform.machine(), "processor": processor(), "cpus": len(os.sched_getaffinity(0)), "gpus": gpus()},
         "environ": environ(os.environ),
     }
 
@@ -92,6 +93,20 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     except OSError:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def gpus() -> list[str]:
+    """Names of the GPUs the driver knows, one line each; empty without a driver."""
+    try:
+        found = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return []
+    return found.stdout.splitlines() if found.returncode == 0 else []
 
 
 def _model(path: Path, hashed: HashedFiles) -> dict[str, str] | None:

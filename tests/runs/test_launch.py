@@ -8,6 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from swerl.artifacts.provenance import check
 from swerl.config import load
 from swerl.config.schema import PROJECT_ROOT
 from swerl.errors import SwerlError
@@ -55,6 +56,8 @@ def test_a_complete_run_is_left_alone_until_it_is_asked_for_more_or_anew(tmp_pat
     attempts = orjson.loads((runs / "demo-cpu~1" / "manifest.json").read_bytes())["attempts"]
     assert [a["attempt"] for a in attempts] == [1, 2] and attempts[0]["config"]["digest"] != attempts[1]["config"]["digest"]
     assert not RunDir.of(runs, "demo-cpu").scratch.exists()
+    stated = check(runs / "demo-cpu")
+    assert not stated.problems and stated.statement["predicate"]["runDetails"]["byproducts"][0]["annotations"] == {"state": "completed"}
 
 
 @pytest.mark.slow
