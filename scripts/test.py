@@ -1,9 +1,8 @@
 """Run the tests, each in the environment it needs, and end with one plain line: ``N passed, N failed, N skipped``.
 
 ``python scripts/test.py [fast|default|all] [NAME ...]``. NAME is a directory of tests/ or a word of a test's name; in a directory that is
-named, `default` runs the long tests too. Tests in tests/trials
-and tests/redteam, and tests marked ``trials`` elsewhere, run in .venv/trials; all others in .venv/train. Exit code 0 only if something ran
-and nothing failed. Needs nothing but the standard library.
+named, `default` runs the long tests too. Tests in tests/trials, tests/redteam and tests/agents, and tests marked ``trials`` elsewhere, run
+in .venv/trials; all others in .venv/train. Exit code 0 only if something ran and nothing failed. Needs nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TRIALS_DIRECTORIES = ("trials", "redteam")
+TRIALS_DIRECTORIES = ("trials", "redteam", "agents")
 LEVELS = {"fast": "not slow and not long", "default": "not long", "all": ""}
 
 
