@@ -2,17 +2,19 @@
 # A base image for hosts without a registry: a minimal Debian made by debootstrap from the distribution's own archive, with a CPython 3.12
 # of this host, its C compiler left out. For tests and for the CPU demo; it is not byte-identical from one day to the next, since the
 # archive moves: images for others are built on the digests that the Containerfiles name.
-#   containers/local-base.sh PYTHON_PREFIX NAME [SUITE]      needs root, debootstrap and buildah
-# PYTHON_PREFIX is the folder that holds bin/python3.12, NAME the image to make, SUITE Debian's name (default bookworm).
+#   containers/local-base.sh PYTHON_PREFIX NAME [SUITE [PACKAGES]]      needs root, debootstrap and buildah
+# PYTHON_PREFIX is the folder that holds bin/python3.12, NAME the image to make, SUITE Debian's name (default bookworm), PACKAGES more of
+# Debian's, with commas: the CPU demo wants bubblewrap,libnuma1,git,mount.
 set -euo pipefail
 
 prefix="$(realpath "${1:?PYTHON_PREFIX}")"
 name="${2:?NAME}"
 suite="${3:-bookworm}"
+packages="ca-certificates${4:+,$4}"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 
-debootstrap --variant=minbase --include=ca-certificates "$suite" "$work/root" > "$work/log" 2>&1 || { tail "$work/log" >&2; exit 1; }
+debootstrap --variant=minbase --include="$packages" "$suite" "$work/root" > "$work/log" 2>&1 || { tail "$work/log" >&2; exit 1; }
 
 # The Python, at the path it was built for: without its tests and without what was installed into it, with the libraries of this host that
 # the base lacks, and readable for everybody.
