@@ -17,6 +17,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent / "trials"))
+from results import machine, write
+
 from swerl.trials.journal import read
 from swerl.trials.tail import GROUP_MINIMUM, Group, victims
 
@@ -82,8 +85,9 @@ def outcome(trials: Sequence[Planned], killed: dict[str, float]) -> tuple[float,
     return step_s, len(killed), sum(len(set(r)) > 1 for r in kept), sum(len(r) < GROUP_MINIMUM for r in kept)
 
 
-def main(journal: Path | None) -> None:
-    durations = None
+def main(journal: Path | None, wanted: bool) -> None:
+    durations, rows = None, []
+    measured_on = machine()
     if journal is not None:
         timings = [line["result"]["timing"] for line in read(journal) if line["kind"] == "settled" and line["result"]["graded"]]
         durations = [timing["total_s"] - timing["queue_s"] for timing in timings]
@@ -106,8 +110,19 @@ def main(journal: Path | None) -> None:
         lost, broken = statistics.mean(f[1] for f in found), statistics.mean(f[3] for f in found)
         spread = f"{deciles[0]:.0f} to {deciles[-1]:.0f} s"
         print(f"{name:<28} {statistics.mean(seconds):>7.0f} s {spread:>16} {ratio:>5.0%} {lost:>12.1f} {signal:>8.1%} {broken:>7.2f}")
+        rows.append((name, f"{statistics.mean(seconds):.0f} s", spread, f"{ratio:.0%}", f"{lost:.1f}", f"{signal:.1%}", f"{broken:.2f}"))
+    if wanted:
+        columns = ("rule", "step", "deciles", "of no control", "trials lost", "signal kept", "groups broken")
+        said = f"{STEPS} steps of {PROMPTS * SAMPLES} trials on {PLACES} places; {where}; target {TARGET}, grace {GRACE_S:.0f} s."
+        write(
+            "tail",
+            measured_on,
+            columns,
+            rows,
+            [said, "A simulation of the rule in swerl/trials/tail.py."],
+        )
 
 
 if __name__ == "__main__":
     given = next((argument.partition("=")[2] for argument in sys.argv[1:] if argument.startswith("--journal=")), None)
-    main(Path(given) if given else None)
+    main(Path(given) if given else None, "--no-write" not in sys.argv)

@@ -2,7 +2,8 @@
 
 Every row runs the same way: so many trials, eight at once, on the bubblewrap sandbox or on none. "work" is processor time of everything
 that takes part, sandboxes included, and does not depend on what else the machine does; trials/s does. The peer is Harbor's Trial run by
-hand, in the same process and minute. ``--alive N`` (default 4096) is how many trials are held alive at once at the end.
+hand, in the same process and minute. ``--alive=N`` (default 4096) is how many trials are held alive at once at the end.
+The numbers go to docs/results, unless ``--no-write``.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from pathlib import Path
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "trials"))
+sys.path.insert(0, str(Path(__file__).parent))
 
 from harbor.agents.base import BaseAgent
 from harbor.environments.base import BaseEnvironment, ExecResult
 from harbor.models.trial.config import AgentConfig, EnvironmentConfig, TaskConfig, TrialConfig, VerifierConfig
 from harbor.trial.trial import Trial
+from results import machine, write
 from trialkit import FIX, IDLE, Running, make_task, script
 
 from swerl.trials import clock
@@ -34,6 +37,7 @@ from swerl.trials.sandboxes import launch
 from swerl.trials.sandboxes.spec import SandboxSpec
 
 AT_ONCE, TRIALS, ROUNDS = 8, 24, 3
+ROWS: list[tuple[str, str, str, str]] = []
 NULL = {"import_path": "bench_trials:NullEnvironment", "kwargs": {}}
 CPU_FILES = (Path("/sys/fs/cgroup/cpuacct"), Path("/sys/fs/cgroup"))
 
@@ -125,6 +129,7 @@ async def measure(meter: Meter, name: str, one: Callable[[int], Awaitable[object
         work.append((meter.read() - before) / TRIALS * 1e3)
     spread = f"{min(rates):.1f} to {max(rates):.1f}"
     print(f"{name:<44} {statistics.median(rates):>7.1f}/s {spread:>16} {statistics.median(work):>9.1f} ms", flush=True)
+    ROWS.append((name, f"{statistics.median(rates):.1f}", spread, f"{statistics.median(work):.1f} ms"))
     return statistics.median(work)
 
 
@@ -142,7 +147,8 @@ async def harbor_alone(task: Path, folder: Path, number: int) -> None:
     await trial.run()
 
 
-async def main(alive: int) -> None:
+async def main(alive: int, wanted: bool) -> None:
+    where, notes = machine(), []
     folder, meter = Path(tempfile.mkdtemp(prefix="swerl-bench-")), Meter()
     folder.chmod(0o755)
     task, counter = make_task(folder), iter(range(1 << 40))
@@ -167,13 +173,16 @@ async def main(alive: int) -> None:
     await through_runner("runner: no-op, graded in a fresh sandbox", **nop)
     await through_runner("runner: oracle, graded in a fresh sandbox", agent={"name": "oracle"})
     await through_runner("runner: mini, three turns, graded", script("cat -n calc.py", FIX))
-    print(f"\na null trial costs {ours - alone:.1f} ms of ours on top of Harbor's {alone:.1f} ms (promised: 5 ms)")
+    notes.append(f"A null trial costs {ours - alone:.1f} ms of ours on top of Harbor's {alone:.1f} ms (promised: 5 ms).")
     if alive:
-        await many_alive(folder / "alive", task, alive)
+        notes.append(await many_alive(folder / "alive", task, alive))
     meter.close()
+    print("", *notes, sep="\n")
+    if wanted:
+        write("trials", where, ("what", "trials/s", "spread", "processor time of everything"), ROWS, notes)
 
 
-async def many_alive(folder: Path, task: Path, alive: int) -> None:
+async def many_alive(folder: Path, task: Path, alive: int) -> str:
     WaitingAgent.leave = asyncio.Event()
     clock.PROBE_S = 60.0
     agent = {"import_path": "bench_trials:WaitingAgent", "kwargs": {}}
@@ -191,13 +200,13 @@ async def many_alive(folder: Path, task: Path, alive: int) -> None:
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         WaitingAgent.leave.set()
         outcomes = {result.outcome.value for result in await asyncio.gather(*trials)}
-    print(
-        f"{alive} null trials alive at once after {up_s:.0f} s, {(peak_mb - before_mb) * 1024 / alive:.0f} KiB each; all ended {outcomes}"
-    )
+    each = (peak_mb - before_mb) * 1024 / alive
+    return f"{alive} null trials alive at once after {up_s:.0f} s, {each:.0f} KiB each; all ended {', '.join(sorted(outcomes))}."
 
 
 if __name__ == "__main__":
     logging.getLogger("harbor").setLevel(logging.CRITICAL)
     # Harbor takes the classes above by import path.
     sys.modules["bench_trials"] = sys.modules["__main__"]
-    asyncio.run(main(next((int(argument.partition("=")[2]) for argument in sys.argv[1:] if argument.startswith("--alive=")), 4096)))
+    count = next((int(argument.partition("=")[2]) for argument in sys.argv[1:] if argument.startswith("--alive=")), 4096)
+    asyncio.run(main(count, "--no-write" not in sys.argv))

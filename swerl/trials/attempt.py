@@ -26,10 +26,10 @@ from swerl.trials.detectors import commands, detect
 from swerl.trials.gateway import GatewayAdmin, GatewayRefused, GatewayUnreachable, Session
 from swerl.trials.grading import ANSWER
 from swerl.trials.model import TrialRequest
-from swerl.trials.outcomes import Evidence, Outcome
+from swerl.trials.outcomes import FORFEITS, Evidence, Outcome
 from swerl.trials.sandboxes import docker
 from swerl.trials.sandboxes.bubblewrap import BubblewrapEnvironment
-from swerl.trials.sandboxes.leftovers import END_OTHERS
+from swerl.trials.sandboxes.leftovers import EMPTY_TRUSTED, END_OTHERS
 from swerl.trials.screening import Finding
 from swerl.trials.settings import BUBBLEWRAP, GRADING, KUBERNETES, RunnerSettings
 
@@ -162,15 +162,19 @@ class AttemptRunner:
 
         trial.agent.run = on_our_clock  # type: ignore[method-assign]
 
+        def now_in(phase: str) -> None:
+            attempt.phase = phase
+            self._events.emit("trial.phase", step=request.step, trial=trial_name, phase=phase)
+
         async def agent_over(_: Any) -> None:
-            attempt.phase = "grading"
+            now_in("grading")
             await self._quiet(environment)
             if session is not None:
                 await self._close(session, attempt)
 
         def enter(phase: str) -> Any:
             async def hook(_: Any) -> None:
-                attempt.phase = phase
+                now_in(phase)
 
             return hook
 
@@ -189,6 +193,7 @@ class AttemptRunner:
             await environment.prepare_grading()
         else:
             await environment.exec(END_OTHERS, user="root", timeout_sec=60)
+            await environment.exec(EMPTY_TRUSTED, user="root", timeout_sec=60)
 
     def _collect(self, trial: Trial, attempt: Attempt) -> None:
         result: HarborResult = trial.result
@@ -215,6 +220,10 @@ class AttemptRunner:
         if isinstance(environment, BubblewrapEnvironment):
             findings += [Finding("left-running", line).as_dict() for line in environment.leftovers[:8]]
             findings += [Finding("link-outside", link).as_dict() for link in environment.refused_links[:8]]
+        if error is not None and error.exception_type in FORFEITS:
+            findings.append(Finding("sandbox-exhausted", error.exception_message or "").as_dict())
+        if error is not None and error.exception_type == "AgentTimeoutError":
+            findings.append(Finding("agent-timeout", f"after {attempt.agent_s:.0f} s").as_dict())
         if findings:
             attempt.info["findings"] = findings[:48]
 

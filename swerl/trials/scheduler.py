@@ -20,6 +20,7 @@ from typing import Any
 from swerl.runs.events import EventLog
 from swerl.trials.attempt import Attempt, AttemptRunner, Ender
 from swerl.trials.breaker import Breaker
+from swerl.trials.groups import Groups
 from swerl.trials.journal import Journal
 from swerl.trials.model import Identity, Timing, TrialRequest, TrialResult
 from swerl.trials.outcomes import MEANING, Evidence, Judgement, Outcome, RewardMissing, judge
@@ -42,6 +43,7 @@ class Scheduler:
         self._memory: dict[str, TrialResult] = {}  # results of this process that are not final
         self.breaker = Breaker(settings.breaker_failures, settings.retry_budget, settings.step_trials, events)
         self.tail = TailKiller(settings.tail, settings.step_trials, self._end, events)
+        self.groups = Groups(settings.group_size, events)
         self.counts: Counter[str] = Counter()
         self.running = 0
         self._stopping = False
@@ -55,6 +57,7 @@ class Scheduler:
                 self._memory[key] = known
                 self.tail.asked(request.step, key, request.identity.task_hash)
                 self.tail.settled(request.step, key, known)
+                self.groups.settled(request.step, known)
             return replace(known, reused=True)
         if key not in self._tasks:
             if self._stopping:
@@ -85,6 +88,7 @@ class Scheduler:
             "queued": len(self._tasks) - self.running,
             "settled": dict(self.counts),
             "journal": len(self._journal.settled),
+            "groups": dict(self.groups.counts),
             "quarantined": self.breaker.quarantine(),
             "breaker": None if problem is None else problem.as_dict(),
         }
@@ -109,6 +113,7 @@ class Scheduler:
             self.counts[result.outcome.value] += 1
             if who.split == "train":
                 self.tail.settled(step, key, result)
+                self.groups.settled(step, result)
             self._events.emit("trial.settled", step=step, trial=result.trial_name, **_summary(result))
             return result
         finally:

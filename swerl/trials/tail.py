@@ -53,6 +53,7 @@ class _Step:
     rewards: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     ended: set[str] = field(default_factory=set)
     done: int = 0
+    lasted: list[float] = field(default_factory=list)  # seconds that trials of this step took which ended by themselves
     timer: asyncio.Task[None] | None = None
 
     def groups(self, now: float) -> list[Group]:
@@ -62,6 +63,13 @@ class _Step:
                 continue
             running[self.group_of[key]][key] = now - since if since else 0.0
         return [Group(tuple(self.rewards[name]), keys) for name, keys in running.items()]
+
+
+def expected_rest_s(ran_s: float, lasted: Sequence[float]) -> float | None:
+    """How much longer a trial that has run ``ran_s`` would have run, judged by this step's trials that ran longer: the mean of what they
+    had left then. None when none did."""
+    rest = [seconds - ran_s for seconds in lasted if seconds > ran_s]
+    return round(sum(rest) / len(rest), 1) if rest else None
 
 
 class TailKiller:
@@ -89,8 +97,10 @@ class TailKiller:
         if not self.on:
             return
         book = self._steps[step]
-        book.started.pop(key, None)
+        since = book.started.pop(key, None)
         book.done += 1
+        if since and key not in book.ended:
+            book.lasted.append(time.monotonic() - since)
         if result.graded and result.reward is not None:
             book.rewards[book.group_of[key]].append(result.reward)
         if book.timer is None and book.done >= self._rule.target * self._step_trials and book.started:
@@ -110,11 +120,29 @@ class TailKiller:
             groups = book.groups(now)
             chosen = victims(groups, everything)
             longest = {key: seconds for group in groups for key, seconds in group.running.items()}
+            saved = {key: expected_rest_s(longest[key], book.lasted) for key in chosen}
             for key in chosen:
                 self._events.emit(
-                    "tail.killed", step=step, trial=key, ran_s=round(longest[key], 1), group_decided=not everything, done=book.done
+                    "tail.killed",
+                    step=step,
+                    trial=key,
+                    ran_s=round(longest[key], 1),
+                    saved_s=saved[key],
+                    group_decided=not everything,
+                    done=book.done,
                 )
                 book.ended.add(key)
                 self._end(key, Outcome.TAIL_KILLED)
-            if chosen:
-                self._events.emit("tail.cut", step=step, killed=len(chosen), spared=len(longest) - len(chosen), done=book.done)
+            for key in longest.keys() - set(chosen):
+                why = "its group needs it for two graded trials" if everything else "its group is not decided"
+                self._events.emit("tail.spared", step=step, trial=key, ran_s=round(longest[key], 1), why=why)
+            known = [rest for rest in saved.values() if rest is not None]
+            self._events.emit(
+                "tail.cut",
+                step=step,
+                killed=len(chosen),
+                spared=len(longest) - len(chosen),
+                done=book.done,
+                saved_trial_s=round(sum(known), 1),
+                saved_step_s=max(known, default=None),
+            )
