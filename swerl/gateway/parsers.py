@@ -54,6 +54,10 @@ class AnswerReader(Protocol):
 
     def read(self, sampled: Sampled, request: ChatRequest) -> Answer: ...
 
+    def certain(self, token_ids: Sequence[int], request: ChatRequest) -> str:
+        """The beginning of the answer's text that these first tokens of a turn settle, whatever follows."""
+        ...
+
 
 class VllmParsers:
     def __init__(self, model_path: Path, template: ChatTemplate, tool_parser: str, reasoning_parser: str | None):
@@ -66,6 +70,7 @@ class VllmParsers:
         self._protocol: Any = None
         self._requests: dict[bytes, Any] = {}
         self.loaded = False
+        self._opening = ""  # how the text of a call begins, when text before it stays as it is
         self.failures: deque[str] = deque(maxlen=16)  # what parsers tripped over lately
 
     def load(self) -> Future[None]:
@@ -104,6 +109,20 @@ class VllmParsers:
             self.failures.append(f"{type(error).__name__}: {error}")
             reasoning, content, calls = None, text, ()
         return Answer(content, reasoning, calls, "tool_calls" if calls and sampled.finish == "stop" else sampled.finish)
+
+    def certain(self, token_ids: Sequence[int], request: ChatRequest) -> str:
+        if not self.loaded or self._reasoning_class is not None:
+            return ""  # what is reasoning and what is not shows at its end
+        wants_calls = bool(request.tools) and request.tool_choice != "none" and self._tool_class is not None
+        if wants_calls and not self._opening:
+            return ""
+        vllm_request = self._vllm_request(request.tools, request.preamble) if wants_calls else self._vllm_request(())
+        text = self._template.tokenizer.decode(token_ids, skip_special=vllm_request.skip_special_tokens)
+        if any(stop in text for stop in self._template.stop_texts.values() if stop):
+            return ""
+        for sequence in (*request.stop, *([self._opening] if wants_calls else ()), "\ufffd"):
+            text = text[: _possible(text, sequence)]
+        return text.rstrip() if wants_calls else text
 
     def _parsed(self, text: str, vllm_request: Any, wants_calls: bool) -> tuple[str | None, str, tuple[ToolCall, ...]]:
         reasoning: str | None = None
@@ -151,6 +170,7 @@ class VllmParsers:
                     "set model.tool_parser to auto, or to the parser the model was trained for",
                     "model.tool_parser",
                 )
+        self._opening = self._call_opening()
         self.loaded = True
 
     def _choose(self, manager: Any) -> None:
@@ -199,6 +219,18 @@ class VllmParsers:
             return False
         return found.tools_called and calls == [("probe_tool", _PROBE_ARGUMENTS)] and not (found.content or "").strip()
 
+    def _call_opening(self) -> str:
+        """The first word of a rendered call, if the parser leaves text in front of a call alone; else empty."""
+        rendered = self._rendered_call() if self._tool_class is not None else None
+        if rendered is None:
+            return ""
+        opening, request = rendered.split(maxsplit=1)[0].partition("probe_tool")[0], self._vllm_request((_PROBE_TOOL,))
+        try:
+            found = self._tool_class(self._tokenizer, request.tools).extract_tool_calls(f"look first {rendered.lstrip()}", request)
+        except Exception:  # as in `_reads_back`
+            return ""
+        return opening if found.tools_called and (found.content or "").strip() == "look first" else ""
+
     def _vllm_request(self, tools: Sequence[Mapping[str, Any]], key: bytes = b"") -> Any:
         """vLLM's request object, as its parsers want it; made once for a set of tools, which ``key`` identifies when it is given."""
         key = key or blake2b(orjson.dumps(tools), digest_size=16).digest()
@@ -220,6 +252,14 @@ def _named(get: Any, name: str, manager: Any, key: str) -> Any:
     except KeyError as error:
         known = ", ".join(sorted(manager.list_registered()))
         raise fail("SWERL-G005", f"vLLM has no parser {name!r}", f"choose one of: {known}", key) from error
+
+
+def _possible(text: str, sequence: str) -> int:
+    """Where ``sequence`` begins in ``text``, or may begin at its end; the length of the text when nowhere."""
+    if (at := text.find(sequence)) >= 0:
+        return at
+    longest = min(len(sequence) - 1, len(text))
+    return next((len(text) - n for n in range(longest, 0, -1) if sequence.startswith(text[-n:])), len(text))
 
 
 def cut_at_stop(text: str, stops: Sequence[str]) -> str:

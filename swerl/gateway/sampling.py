@@ -18,6 +18,7 @@ from swerl.gateway.chat import ChatRequest
 from swerl.gateway.engines.base import Sampling
 from swerl.gateway.errors import ApiError, EngineAwayError, EngineError
 from swerl.gateway.gate import EngineGate, Hold
+from swerl.gateway.live import LiveTokens
 from swerl.gateway.settings import GatewaySettings
 from swerl.gateway.tree import Context, Turn, lineage, path_json, start_of
 
@@ -80,8 +81,11 @@ def request_seed(session_seed: int, context: Context, sibling: int) -> int:
     return int.from_bytes(state.digest(), "little") & 0x7FFFFFFF
 
 
-async def sample(gate: EngineGate, session_id: str, work_id: str, context: Context, sampling: Sampling, held: Hold) -> Sampled:
-    """Raises ApiError 502 when the engine refuses the request, 503 when it stays away too long."""
+async def sample(
+    gate: EngineGate, session_id: str, work_id: str, context: Context, sampling: Sampling, held: Hold, live: LiveTokens
+) -> Sampled:
+    """``live`` is told of tokens as they come, where the engine streams. Raises ApiError 502 when the engine refuses the request, 503 when
+    it stays away too long."""
     prompt = path_json(context)
     token_ids: list[int] = []
     logprobs: list[float] = []
@@ -95,7 +99,8 @@ async def sample(gate: EngineGate, session_id: str, work_id: str, context: Conte
         attempt += 1
         try:
             async with gate.passage(request_id, held) as engine:
-                piece = await engine.generate(request_id, session_id, whole, rest)
+                live.begin(len(token_ids))
+                piece = await engine.generate(request_id, session_id, whole, rest, live.feed)
         except EngineAwayError:
             continue
         except EngineError as error:

@@ -8,27 +8,35 @@ that no client's read timeout ends a long wait. A turn counts as delivered when 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
+from array import array
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
 from aiohttp import web
 
+from swerl.gateway.chat import Answer
 from swerl.gateway.dialects.anthropic_messages import AnthropicMessages
 from swerl.gateway.dialects.base import Dialect, Reply
 from swerl.gateway.dialects.openai_chat import OpenAIChat
 from swerl.gateway.dialects.openai_responses import OpenAIResponses
 from swerl.gateway.errors import ApiError
 from swerl.gateway.history import Histories
+from swerl.gateway.live import LiveText
 from swerl.gateway.metrics import Metrics
 from swerl.gateway.session import Session, Ticket
 from swerl.gateway.settings import GatewaySettings
 from swerl.gateway.spans import Spans
 from swerl.gateway.store import SessionStore
 from swerl.gateway.tokenizer import Tokenizer
+from swerl.gateway.tree import Context, Tokens, Turn
 
+_READ_S = 120.0  # a client may take this long to read what it is sent
 _BODY_S = 300.0  # slow clients may take this long to send a request
+
+_COALESCE_S = 0.05  # between writes of one stream: at most twenty a second
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -93,6 +101,9 @@ class PublicSurface:
         try:
             if chat.stream:
                 response = await _started(request, "text/event-stream")
+            written = 0
+            if ticket.live is not None and response is not None:
+                written = await self._send_live(request, response, dialect, session, ticket, ticket.live)
             while True:
                 try:
                     turn = await session.result(ticket, self.settings.keepalive_s)
@@ -100,15 +111,17 @@ class PublicSurface:
                 except TimeoutError:
                     if response is None:
                         response = await _started(request, "application/json")
-                    await response.write(dialect.keepalive if chat.stream else b" ")
-            reply = Reply(f"{session.id[:12]}-{turn.id}", int(time.time()), chat, ticket.context, turn, self.tokenizer)
+                    await _write(request, response, dialect.keepalive if chat.stream else b" ")
+            if ticket.live is not None and ticket.live.broken:
+                raise ApiError(502, "engine_error", "The turn was sampled anew while it was sent; ask again for it.", retry=True)
+            reply = self._reply(session, ticket, turn)
             if response is None:
                 response = web.Response(body=orjson.dumps(dialect.answer(reply)), content_type="application/json")
                 await response.prepare(request)
             elif chat.stream:
-                await response.write(b"".join(dialect.stream(reply)))
+                await _write(request, response, b"".join(itertools.islice(dialect.stream(reply), written, None)))
             else:
-                await response.write(orjson.dumps(dialect.answer(reply)))
+                await _write(request, response, orjson.dumps(dialect.answer(reply)))
             await response.write_eof()
             delivered = True
             took_s = time.monotonic() - began
@@ -120,7 +133,7 @@ class PublicSurface:
             if response is None:
                 return refusal(dialect, error)
             if chat.stream:
-                await response.write(dialect.stream_error(error))
+                await _write(request, response, dialect.stream_error(error))
                 await response.write_eof()
                 return response
             return _broken_off(request, response)
@@ -129,6 +142,31 @@ class PublicSurface:
             return response  # the client went away while it was written to
         finally:
             (session.delivered if delivered else session.lost)(ticket)
+
+    async def _send_live(
+        self, request: web.Request, response: web.StreamResponse, dialect: Dialect, session: Session, ticket: Ticket, live: LiveText
+    ) -> int:
+        """Send text as it is sampled, until the turn is over. Returns how many events of the stream have been written."""
+        written, spoke = 0, time.monotonic()
+        assert ticket.work is not None and ticket.work.task is not None
+        task = ticket.work.task
+        while (text := await session.text(ticket, self.settings.keepalive_s)) is not None:
+            if text:
+                turn = in_progress(ticket.work.turn_id, ticket.context, "".join(live.sent))
+                events = list(dialect.stream(self._reply(session, ticket, turn, whole=False)))
+                await _write(request, response, b"".join(events[written:]))
+                written = len(events)
+            elif time.monotonic() - spoke >= self.settings.keepalive_s:
+                await _write(request, response, dialect.keepalive)
+            if text or time.monotonic() - spoke >= self.settings.keepalive_s:
+                spoke = time.monotonic()
+            await asyncio.wait({task}, timeout=_COALESCE_S)
+        return written
+
+    def _reply(self, session: Session, ticket: Ticket, turn: Turn, whole: bool = True) -> Reply:
+        sent = () if ticket.live is None else tuple(ticket.live.sent)
+        id = f"{session.id[:12]}-{turn.id}"
+        return Reply(id, int(time.time()), ticket.request, ticket.context, turn, self.tokenizer, sent, whole)
 
     async def _models(self, request: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [self._card(self.settings.served_model)]})
@@ -141,6 +179,12 @@ class PublicSurface:
 
     async def _alive(self, request: web.Request) -> web.Response:
         return web.json_response("I'm alive!")
+
+
+def in_progress(turn_id: int, context: Context, text: str) -> Turn:
+    """A turn that is still being sampled, as far as a dialect needs it; it is in no tree."""
+    answer = Answer(text, None, (), "stop")
+    return Turn(turn_id, context, Tokens(b"", 0), context.end, context.depth + 1, array("d"), array("q"), -1, answer)
 
 
 def key_of(request: web.Request) -> str:
@@ -194,6 +238,16 @@ async def _started(request: web.Request, content_type: str) -> web.StreamRespons
     response = web.StreamResponse(headers=headers)
     await response.prepare(request)
     return response
+
+
+async def _write(request: web.Request, response: web.StreamResponse, data: bytes) -> None:
+    """A client that does not read what it is sent is a client that has gone away."""
+    try:
+        async with asyncio.timeout(_READ_S):
+            await response.write(data)
+    except TimeoutError as error:
+        _broken_off(request, response)
+        raise ConnectionResetError(f"the client has read nothing for {_READ_S:.0f} s") from error
 
 
 def _broken_off(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:

@@ -19,6 +19,7 @@ from swerl.gateway.errors import ApiError, context_overflow
 from swerl.gateway.gate import EngineGate, Hold
 from swerl.gateway.history import Histories, ToolSets
 from swerl.gateway.journal import Journal
+from swerl.gateway.live import LiveText, LiveTokens
 from swerl.gateway.metrics import Metrics
 from swerl.gateway.parsers import AnswerReader
 from swerl.gateway.placement import Placement, Placer
@@ -52,6 +53,8 @@ class Work:
 
     context: Context
     id: str
+    turn_id: int
+    live: LiveTokens = field(default_factory=LiveTokens)
     task: asyncio.Task[Turn] | None = None
     clients: int = 0
     orphaned: asyncio.TimerHandle | None = None
@@ -65,6 +68,7 @@ class Ticket:
     context: Context
     turn: Turn | None = None
     work: Work | None = None
+    live: LiveText | None = None
 
 
 @dataclass(slots=True)
@@ -104,7 +108,10 @@ class Session:
             if work.orphaned is not None:
                 work.orphaned.cancel()
                 work.orphaned = None
-            return Ticket(request, context, work=work)
+            live = None
+            if request.stream and not (request.want_logprobs or request.want_token_ids):
+                live = work.live.read_by(self.parts.reader.certain, request)
+            return Ticket(request, context, work=work, live=live)
 
     async def result(self, ticket: Ticket, timeout_s: float | None = None) -> Turn:
         """The sampled turn; it is on disk. Raises TimeoutError after ``timeout_s`` (the work goes on) and ApiError."""
@@ -118,6 +125,16 @@ class Session:
                 raise
             self.delivering.add(ticket.turn.id)
         return ticket.turn
+
+    async def text(self, ticket: Ticket, timeout_s: float) -> str | None:
+        """More text of the turn that is being sampled, "" when there is none within ``timeout_s``, None when the turn is over."""
+        assert ticket.work is not None and ticket.work.task is not None and ticket.live is not None
+        task, grown = ticket.work.task, asyncio.ensure_future(ticket.live.more.wait())
+        try:
+            await asyncio.wait({task, grown}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            grown.cancel()
+        return None if task.done() else ticket.live.take()
 
     def delivered(self, ticket: Ticket) -> None:
         assert ticket.turn is not None
@@ -246,16 +263,16 @@ class Session:
         sibling = len(context.turns) + sum(w.context is context for w in self.works)
         seed = request_seed(self.seed, context, sibling)
         sampling = sampling_for(parts.settings, self.sampling, request, room, seed, parts.placer.template.stop_ids)
-        work = Work(context, f"{self.id[:16]}-{context.id}-{sibling}-{time.time_ns():x}")
+        work = Work(context, f"{self.id[:16]}-{context.id}-{sibling}-{time.time_ns():x}", self.tree.next_id())
 
         async def run() -> Turn:
             try:
                 await self._readers_ready()
                 async with parts.gate.slot(self.id, context.end, self.hold):
-                    sampled = await sample(parts.gate, self.id, work.id, context, sampling, self.hold)
+                    sampled = await sample(parts.gate, self.id, work.id, context, sampling, self.hold, work.live)
                 answer = parts.reader.read(sampled, request)
                 # shielded: once the journal has the turn, the tree has it too, whatever ends this task
-                return await asyncio.shield(self._record(context, sampled, answer, probe=_is_probe(request)))
+                return await asyncio.shield(self._record(work, sampled, answer, probe=_is_probe(request)))
             finally:
                 self.works.remove(work)
 
@@ -264,10 +281,10 @@ class Session:
         work.task.add_done_callback(_look_at_error)
         return work
 
-    async def _record(self, context: Context, sampled: Sampled, answer: Answer, *, probe: bool) -> Turn:
+    async def _record(self, work: Work, sampled: Sampled, answer: Answer, *, probe: bool) -> Turn:
+        context, turn_id = work.context, work.turn_id
         async with self.lock:
             self._refuse_if_closed()
-            turn_id = self.tree.next_id()
             unsaved = [n for n in lineage(context) if isinstance(n, Context) and not n.saved]
             await self._commit(
                 *(context_record(n) for n in unsaved),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from swerl.gateway.chat import Answer, ChatRequest
@@ -28,6 +29,9 @@ class PlainReader:
 
     def read(self, sampled: Sampled, request: ChatRequest) -> Answer:
         return Answer(self.tokenizer.decode(sampled.token_ids[:-1], skip_special=True), None, (), sampled.finish)
+
+    def certain(self, token_ids: Sequence[int], request: ChatRequest) -> str:
+        return ""
 
 
 if __name__ == "__main__":

@@ -70,10 +70,12 @@ class AnthropicMessages:
         start = {**_head(reply), "content": [], "stop_reason": None, "stop_sequence": None}
         yield _named({"type": "message_start", "message": {**start, "usage": {**_input_usage(reply), "output_tokens": 0}}})
         for i, block in enumerate(_blocks(reply)):
-            opened, deltas = _as_deltas(block)
+            opened, deltas = _as_deltas(block, reply)
             yield _named({"type": "content_block_start", "index": i, "content_block": opened})
             for delta in deltas:
                 yield _named({"type": "content_block_delta", "index": i, "delta": delta})
+            if not reply.whole:
+                return
             yield _named({"type": "content_block_stop", "index": i})
         ended = {"stop_reason": _STOP[reply.turn.answer.finish], "stop_sequence": None}
         yield _named({"type": "message_delta", "delta": ended, "usage": {**_input_usage(reply), "output_tokens": reply.turn.tokens.count}})
@@ -180,7 +182,7 @@ def _blocks(reply: Reply) -> list[dict[str, Any]]:
     blocks: list[dict[str, Any]] = []
     if answer.reasoning:
         blocks.append({"type": "thinking", "thinking": answer.reasoning, "signature": _SIGNATURE})
-    if answer.content or not answer.tool_calls:
+    if answer.content or reply.sent or not answer.tool_calls:
         blocks.append({"type": "text", "text": answer.content})
     for call in answer.tool_calls:
         arguments = parsed_arguments(call.arguments)
@@ -190,10 +192,10 @@ def _blocks(reply: Reply) -> list[dict[str, Any]]:
     return blocks
 
 
-def _as_deltas(block: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _as_deltas(block: dict[str, Any], reply: Reply) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     match block["type"]:
         case "text":
-            return {"type": "text", "text": ""}, [{"type": "text_delta", "text": block["text"]}] if block["text"] else []
+            return {"type": "text", "text": ""}, [{"type": "text_delta", "text": text} for text in reply.text_pieces]
         case "thinking":
             deltas = [{"type": f"{name}_delta", name: block[name]} for name in ("thinking", "signature")]
             return {"type": "thinking", "thinking": "", "signature": ""}, deltas

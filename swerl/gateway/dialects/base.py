@@ -17,7 +17,8 @@ from swerl.gateway.tree import Context, Turn
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A sampled turn on its way to a client. ``id`` is the same each time the turn is delivered."""
+    """A sampled turn on its way to a client. ``id`` is the same each time the turn is delivered. ``sent`` are pieces of text that have left
+    while it was sampled; with ``whole`` false the turn is still being sampled and ends where the pieces end."""
 
     id: str
     created: int
@@ -25,10 +26,20 @@ class Reply:
     context: Context
     turn: Turn
     tokenizer: Tokenizer
+    sent: tuple[str, ...] = ()
+    whole: bool = True
+
+    @property
+    def text_pieces(self) -> list[str]:
+        """The answer's text, cut where it was cut on its way. Text that was sent stands, even if it turned out to belong to a call."""
+        content, before = self.turn.answer.content, "".join(self.sent)
+        rest = content[len(before) :] if content.startswith(before) else ""
+        return [*self.sent, *([rest] if rest else [])]
 
 
 class Dialect(Protocol):
-    """Stateless. ``stream`` yields whole server-sent events; ``keepalive`` is one that clients ignore."""
+    """Stateless. ``stream`` yields whole server-sent events, as many before the end of the text for a turn that is still being sampled as
+    for the whole one; ``keepalive`` is one that clients ignore."""
 
     keepalive: bytes
 

@@ -88,8 +88,10 @@ class OpenAIChat:
         extra = {"logprobs": logprobs} if (logprobs := _logprobs(reply)) is not None else {}
         if reply.request.want_token_ids:
             extra["token_ids"] = reply.turn.tokens.ids()
-        if answer.content or extra:
-            yield chunk({"content": answer.content}, **extra)
+        for text in reply.text_pieces or ([""] if extra else []):
+            yield chunk({"content": text}, **extra)
+        if not reply.whole:
+            return
         for i, call in enumerate(answer.tool_calls):
             opened = {"index": i, "id": call.id, "type": "function", "function": {"name": call.name, "arguments": ""}}
             yield chunk({"tool_calls": [opened]})

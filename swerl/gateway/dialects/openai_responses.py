@@ -69,7 +69,9 @@ class OpenAIResponses:
         yield sent("response.in_progress", response=_response(reply, "in_progress", []))
         items = _items(reply)
         for i, item in enumerate(items):
-            yield from _item_events(sent, i, item)
+            yield from _item_events(sent, i, item, reply)
+            if not reply.whole:
+                return
         status = _status(reply)
         yield sent(f"response.{status}", response=_response(reply, status, items))
 
@@ -171,7 +173,7 @@ def _items(reply: Reply) -> list[dict[str, Any]]:
     if answer.reasoning:
         content = [{"type": "reasoning_text", "text": answer.reasoning}]
         items.append({"type": "reasoning", "id": f"rs_{reply.id}", "summary": [], "content": content, "status": "completed"})
-    if answer.content or not answer.tool_calls:
+    if answer.content or reply.sent or not answer.tool_calls:
         content = [{"type": "output_text", "text": answer.content, "annotations": [], "logprobs": []}]
         items.append({"type": "message", "id": f"msg_{reply.id}", "status": "completed", "role": "assistant", "content": content})
     for i, call in enumerate(answer.tool_calls):
@@ -180,7 +182,7 @@ def _items(reply: Reply) -> list[dict[str, Any]]:
     return items
 
 
-def _item_events(sent: Any, i: int, item: dict[str, Any]) -> Iterator[bytes]:
+def _item_events(sent: Any, i: int, item: dict[str, Any], reply: Reply) -> Iterator[bytes]:
     where = {"item_id": item["id"], "output_index": i}
     if item["type"] == "function_call":
         yield sent("response.output_item.added", output_index=i, item={**item, "status": "in_progress", "arguments": ""})
@@ -191,7 +193,10 @@ def _item_events(sent: Any, i: int, item: dict[str, Any]) -> Iterator[bytes]:
         kind = "response.reasoning_text" if item["type"] == "reasoning" else "response.output_text"
         yield sent("response.output_item.added", output_index=i, item={**item, "status": "in_progress", "content": []})
         yield sent("response.content_part.added", **where, content_index=0, part={**part, "text": ""})
-        yield sent(f"{kind}.delta", **where, content_index=0, delta=part["text"], logprobs=[])
+        for text in [part["text"]] if item["type"] == "reasoning" else reply.text_pieces or [""]:
+            yield sent(f"{kind}.delta", **where, content_index=0, delta=text, logprobs=[])
+        if not reply.whole:
+            return
         yield sent(f"{kind}.done", **where, content_index=0, text=part["text"], logprobs=[])
         yield sent("response.content_part.done", **where, content_index=0, part=part)
     yield sent("response.output_item.done", output_index=i, item=item)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
+OnTokens = Callable[[Sequence[int]], None]
 FinishReason = Literal["stop", "length", "aborted"]
 
 
@@ -54,9 +55,11 @@ class Piece:
 
 
 class Engine(Protocol):
-    async def generate(self, request_id: str, session: str, prompt_json: bytes, sampling: Sampling) -> Piece:
-        """``prompt_json`` is the inside of a JSON list of token ids. Raises EngineAwayError, or EngineError for an answer that breaks the
-        protocol."""
+    async def generate(
+        self, request_id: str, session: str, prompt_json: bytes, sampling: Sampling, on_tokens: OnTokens | None = None
+    ) -> Piece:
+        """``prompt_json`` is the inside of a JSON list of token ids; an engine that streams tells ``on_tokens`` of each part of the piece
+        as it comes. Raises EngineAwayError, or EngineError for an answer that breaks the protocol."""
         ...
 
     async def abort(self, request_ids: Sequence[str]) -> None: ...

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import aiohttp
 import orjson
 
-from swerl.gateway.engines.base import EngineSpec, Piece, Sampling, checked
+from swerl.gateway.engines.base import EngineSpec, OnTokens, Piece, Sampling, checked
 from swerl.gateway.errors import EngineAwayError, EngineError
 
 _AWAY_STATUS = (401, 409, 502, 503, 504)  # 401: the token of another start of the trainer
@@ -27,7 +27,10 @@ class BridgeEngine:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
         )
 
-    async def generate(self, request_id: str, session: str, prompt_json: bytes, sampling: Sampling) -> Piece:
+    async def generate(
+        self, request_id: str, session: str, prompt_json: bytes, sampling: Sampling, on_tokens: OnTokens | None = None
+    ) -> Piece:
+        """verl's client answers whole pieces: ``on_tokens`` is never called."""
         rest = {"epoch": self._epoch, "request_id": request_id, "session": session, "sampling": sampling.as_dict()}
         answer = await self._post("/generate", b'{"prompt_ids":[%b],%b' % (prompt_json, orjson.dumps(rest)[1:]))
         try:

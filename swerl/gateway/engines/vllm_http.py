@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from swerl.gateway.engines.base import EngineSpec, FinishReason, Piece, Sampling, checked
+from swerl.gateway.engines.base import EngineSpec, FinishReason, OnTokens, Piece, Sampling, checked
 from swerl.gateway.errors import EngineAwayError, EngineError
 
 _AWAY_STATUS = (401, 404, 502, 503, 504)
@@ -34,15 +34,17 @@ class VllmHttpEngine:
         )
         self._running: dict[str, _Running] = {}
 
-    async def generate(self, request_id: str, session: str, prompt_json: bytes, sampling: Sampling) -> Piece:
+    async def generate(
+        self, request_id: str, session: str, prompt_json: bytes, sampling: Sampling, on_tokens: OnTokens | None = None
+    ) -> Piece:
         params = {**sampling.as_dict(), "logprobs": 0, "skip_special_tokens": False}
         rest = {"request_id": request_id, "sampling_params": params, "stream": True, "stream_options": {"include_usage": True}}
-        running = self._running[request_id] = _Running()
+        running = self._running[request_id] = _Running(on_tokens)
         try:
             await self._read(b'{"token_ids":[%b],%b' % (prompt_json, orjson.dumps(rest)[1:]), running)
             return checked(running.piece(self._version))
         except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
-            if running.aborted:
+            if running.aborted or running.token_ids:  # what has come is kept and gone on from, like a piece that was aborted
                 return checked(running.piece(self._version))
             raise EngineAwayError(f"{type(error).__name__}: {error}") from error
         except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, ValueError) as error:
@@ -77,7 +79,8 @@ class VllmHttpEngine:
 class _Running:
     """What has come of one request so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_tokens: OnTokens | None) -> None:
+        self._on_tokens = on_tokens
         self.token_ids: list[int] = []
         self.logprobs: list[float] = []
         self.finish: FinishReason | None = None
@@ -89,15 +92,18 @@ class _Running:
         if "error" in event:
             raise EngineError(f"the engine failed: {event['error']}")
         for choice in event["choices"]:
-            self.token_ids.extend(choice["token_ids"] or ())
+            new = choice["token_ids"] or ()
             self.logprobs.extend(entry["logprob"] for entry in (choice["logprobs"] or {"content": ()})["content"])
+            self.token_ids.extend(new)
+            if new and self._on_tokens is not None:
+                self._on_tokens(new)
             if choice.get("finish_reason") is not None:
                 self.finish = _FINISH[choice["finish_reason"]]
         if (usage := event.get("usage")) is not None:
             self.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
 
     def piece(self, version: int) -> Piece:
-        if self.finish is None and not self.aborted:
+        if self.finish is None and not self.aborted and not self.token_ids:
             raise EngineAwayError("the engine's answer broke off")
         versions = [version] * len(self.token_ids)
         return Piece(self.token_ids, self.logprobs, versions, self.finish or "aborted", self.cached_tokens)
