@@ -58,11 +58,12 @@ def let_go(config: RunConfig) -> int:
     return 0
 
 
-def check(config: RunConfig, patience: float | None = None) -> int:
-    """Preflight in a few lines: fatal problems, warnings, verdict. 1 when the run must not start; there is no way past it."""
+def check(config: RunConfig, patience: float | None = None, skip: tuple[str, ...] = ()) -> int:
+    """Preflight in a few lines: fatal problems, warnings, verdict. 1 when the run must not start; there is no way past it. ``skip`` are
+    checks that only warn, of what a verb changes on purpose."""
     from swerl.preflight import run as run_preflight
 
-    report = run_preflight(config, patience=patience)
+    report = run_preflight(config, patience=patience, skip=skip)
     for problem in [*report.fatal, *report.warnings]:
         click.echo(f"{problem.severity}: {problem}")
     click.echo(f"preflight: {report.verdict()}")

@@ -31,6 +31,18 @@ class Cluster:
     headers: dict[str, str]
     tls: ssl.SSLContext | None
 
+    def date(self, *, timeout_s: float = 4.0) -> str | None:
+        """The server's clock, as its answers carry it; None where it cannot be asked."""
+        request = urllib.request.Request(self.server + "/version", headers=self.headers)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=self.tls))
+        try:
+            with opener.open(request, timeout=timeout_s) as answer:
+                return answer.headers.get("Date")
+        except urllib.error.HTTPError as error:
+            return error.headers.get("Date")
+        except OSError:
+            return None
+
     def ask(self, path: str, body: dict[str, Any] | None = None, *, timeout_s: float = 4.0) -> Any:
         """The decoded answer. Raises KubeError with the server's own words, or TimeoutError."""
         data = None if body is None else json.dumps(body).encode()

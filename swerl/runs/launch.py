@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from swerl.forecast.plan import plan_of
 from swerl.preflight.check import NotApplicable
 from swerl.preflight.context import Context
 from swerl.render import process_environment, runner_environment
+from swerl.runs import cluster
 from swerl.runs.display import Display
 from swerl.runs.plan import Plan, ProcessSpec
 from swerl.runs.prepare import prepare
@@ -44,12 +46,17 @@ def plan_for(config: RunConfig, run: RunDir) -> Plan:
         argv = (str(python), "-P", "-m", module, "--run-dir", str(run.root))
         return ProcessSpec(name, argv, run.log_of(name), {**always, **env}, cwd=run.root, **rest)
 
+    several = config.infrastructure.nnodes > 1 and not cluster.given_by_kubernetes(os.environ)
+    joined = cluster.environment(config, run) if several else process_environment(config, run)
+    ready_s = config.infrastructure.join_timeout_sec + cluster.CONNECT_S + cluster.CHECK_S
+    ray = spec("cluster", train, "swerl.runs.cluster", joined, url_key="url", health_path="/", ready_timeout_s=ready_s)
     return Plan(
         services=(
+            *((ray,) if several else ()),
             spec("gateway", train, "swerl.gateway", no_secrets, url_key="public_url", health_path="/health/liveliness"),
             spec("runner", trials, "swerl.trials", {**no_secrets, **runner_environment(config)}, url_key="url", health_path="/stats"),
         ),
-        trainer=spec("trainer", train, "swerl.trainer", {_WEBHOOK: None, **process_environment(config, run)}, stop_grace_s=TRAINER_GRACE_S),
+        trainer=spec("trainer", train, "swerl.trainer", {_WEBHOOK: None, **joined}, stop_grace_s=TRAINER_GRACE_S),
         total_steps=steps,
         terms=Terms.of(config, total_steps=steps, checkpoint_bytes=_checkpoint_bytes(config)),
         notifier=Notifier.of(config),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from swerl.watch.picture import Picture
 from swerl.watch.rule import ClockRule, Finding
@@ -12,7 +11,6 @@ from swerl.watch.terms import Terms
 MINUTE_S = 60.0
 BUSY = 5  # percent of utilisation below which a GPU is idle
 GB = 10**9
-WINDOW_TOKENS = 200_000  # prompt tokens over which a hit rate is taken
 
 
 class Replicas(ClockRule):
@@ -47,7 +45,7 @@ class PrefixHits(ClockRule):
     faults = (49,)
 
     def look(self, now: float, picture: Picture, terms: Terms) -> Finding | None:
-        rates = hit_rates(picture.samples)
+        rates = picture.hit_rates
         if len(rates) < 3 or max(rates) < 0.1:
             return None
         best, last = max(rates), rates[-1]
@@ -103,6 +101,20 @@ class Disk(ClockRule):
         return None
 
 
+class NodeLost(ClockRule):
+    id = "SWERL-W403"
+    title = "node lost"
+    asks = "a machine of the run's cluster no longer answers"
+    remedy = "see that it is up and reached; the same command resumes, with the same command on that node"
+    action = "stop"
+
+    def look(self, now: float, picture: Picture, terms: Terms) -> Finding | None:
+        if not picture.lost_nodes:
+            return None
+        named = ", ".join(map(str, sorted(picture.lost_nodes)))
+        return Finding(f"node {named} is lost", {"nodes": sorted(picture.lost_nodes)})
+
+
 class SilentService(ClockRule):
     id = "SWERL-W402"
     title = "service gives no answer"
@@ -117,24 +129,6 @@ class SilentService(ClockRule):
             if recent and all(sample.get(name, {}).get("answers") is False for sample in recent):
                 return Finding(f"{name} gave no answer for five minutes", {"service": name, "questions": len(recent)})
         return None
-
-
-def hit_rates(samples: Any) -> list[float]:
-    """Hit rates of the prefix cache over windows of prompt tokens, oldest first. A gateway that was started again counts anew."""
-    rates: list[float] = []
-    prompt = cached = 0
-    mark: tuple[int, int] | None = None
-    for sample in samples:
-        gateway = sample.get("gateway") or {}
-        if gateway.get("prompt_tokens") is None:
-            continue
-        prompt, cached = gateway["prompt_tokens"], gateway["cached_tokens"]
-        if mark is None or prompt < mark[0]:
-            mark = (prompt, cached)
-        elif prompt - mark[0] >= WINDOW_TOKENS:
-            rates.append((cached - mark[1]) / (prompt - mark[0]))
-            mark = (prompt, cached)
-    return rates
 
 
 def _busy_cards(now: float, picture: Picture, terms: Terms) -> list[bool] | None:
@@ -152,4 +146,4 @@ def _busy_cards(now: float, picture: Picture, terms: Terms) -> list[bool] | None
     return list(cards.values())
 
 
-RULES = (Replicas(), PrefixHits(), IdleGpus(), Disk(), SilentService())
+RULES = (Replicas(), PrefixHits(), IdleGpus(), Disk(), SilentService(), NodeLost())

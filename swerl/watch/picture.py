@@ -15,10 +15,12 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 TRAINED = "actor/grad_norm"  # a row that has it is of a training step, not of a validation alone
 SAMPLES_KEPT = 4096
+WINDOW_TOKENS = 200_000  # prompt tokens over which a hit rate is taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,8 @@ class Settled:
 
 @dataclass(slots=True)
 class Picture:
-    """``rows`` are training rows by step (a step trained again replaces its row), ``trials`` the settled training trials by step."""
+    """``rows`` are training rows by step (a step trained again replaces its row), ``trials`` the settled training trials by step,
+    ``hit_rates`` those of the prefix cache over windows of prompt tokens, oldest first."""
 
     began: float
     phase: str = ""
@@ -53,6 +56,9 @@ class Picture:
     last_settled: float = 0.0
     awake_since: float = 0.0
     samples: deque[Mapping[str, Any]] = field(default_factory=lambda: deque(maxlen=SAMPLES_KEPT))
+    hit_rates: list[float] = field(default_factory=list)
+    lost_nodes: set[int] = field(default_factory=set)
+    _counted: tuple[int, int] | None = None
 
     def remember(self, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
         """Take in rows of an earlier start of the run: the past that later steps are compared with."""
@@ -83,10 +89,10 @@ class Picture:
         return now - max(self.awake_since, *since)
 
     def recent(self, seconds: float, now: float) -> list[Mapping[str, Any]] | None:
-        """Samples of the last ``seconds``; None unless they reach back that far."""
+        """Samples of the last ``seconds``, newest first; None unless they reach back that far."""
         if not self.samples or self.samples[0]["time"] > now - seconds:
             return None
-        return [sample for sample in self.samples if sample["time"] >= now - seconds]
+        return list(takewhile(lambda sample: sample["time"] >= now - seconds, reversed(self.samples)))
 
 
 def _trainer_start(picture: Picture, event: Mapping[str, Any]) -> None:
@@ -150,6 +156,20 @@ def _settled(picture: Picture, event: Mapping[str, Any]) -> None:
         picture.trials[event["step"]].append(one)
 
 
+def _sample(picture: Picture, event: Mapping[str, Any]) -> None:
+    picture.samples.append(event)
+    gateway = event.get("gateway") or {}
+    if gateway.get("prompt_tokens") is None:
+        return
+    prompt, cached = gateway["prompt_tokens"], gateway["cached_tokens"]
+    before = picture._counted
+    if before is None or prompt < before[0]:  # a gateway that was started again counts anew
+        picture._counted = (prompt, cached)
+    elif prompt - before[0] >= WINDOW_TOKENS:
+        picture.hit_rates.append((cached - before[1]) / (prompt - before[0]))
+        picture._counted = (prompt, cached)
+
+
 def _phase(name: str) -> Callable[[Picture, Mapping[str, Any]], None]:
     return lambda picture, event: picture.enter(name, event["time"])
 
@@ -168,5 +188,6 @@ _FOLDS: dict[str, Callable[[Picture, Mapping[str, Any]], None]] = {
     "trial.started": _started,
     "trial.failed": _failed,
     "trial.settled": _settled,
-    "sample": lambda picture, event: picture.samples.append(event),
+    "sample": _sample,
+    "cluster.lost": lambda picture, event: picture.lost_nodes.add(event["rank"]),
 }

@@ -180,6 +180,13 @@ def test_a_service_that_lives_and_does_not_answer(stream):
     assert stream.all_ids() == {"SWERL-W402"} and "gateway" in stream.raised[0].message
 
 
+def test_a_node_is_lost(stream):
+    stream.emit("cluster", "cluster.joined", rank=1, address="10.0.0.2")
+    assert stream.alarms() == []
+    stream.emit("cluster", "cluster.lost", rank=1)
+    assert stream.alarms() == ["SWERL-W403"] and stream.seen[0].action == "stop"
+
+
 def test_no_trial_finishes(stream):
     stream.begin()
     stream.trial(1, 1, 1.0)

@@ -1,0 +1,139 @@
+"""Names, clocks, quotas, certificates, links, watches and the disk: each finding is triggered, and each fault taken away again."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+DOCKER = {"harbor_agent.environment_import_path": "harbor.environments.docker.docker:DockerEnvironment"}
+KUBERNETES = {"harbor_agent.environment_import_path": "harbor.environments.ack:ACKEnvironment"}
+CUDA = {"infrastructure.device": "cuda", "infrastructure.ngpus_per_node": 8, "vllm.gen_tp": 2}
+
+
+@contextmanager
+def api_server(answers: Mapping[str, Any], skew_s: float = 0.0) -> Iterator[str]:
+    """A Kubernetes API server whose clock is ``skew_s`` ahead."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps(answers.get(self.path, {})).encode()
+            self.send_response(200 if self.path in answers else 404)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return formatdate(time.time() + skew_s, usegmt=True)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+
+
+def on(server: str, folder: Path, **sets: object) -> dict[str, object]:
+    config = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+        "clusters": [{"name": "k", "cluster": {"server": server}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+    }
+    path = folder / "kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    return {**KUBERNETES, "k8s.kubeconfig": str(path), "k8s.namespace": "rl", **sets}
+
+
+def test_a_name_that_does_not_resolve(site):
+    sets = {**DOCKER, "harbor_agent.docker_host": "tcp://no-such-host.invalid:2376"}
+    report = site.preflight(sets, only=["SWERL-P513"])
+    assert report.ids == {"SWERL-P513"} and "no-such-host.invalid" in report.fatal[0].message
+    site.program("getent", "echo 10.0.0.1 STREAM")
+    assert not site.preflight(sets, only=["SWERL-P513"]).problems
+
+
+@pytest.mark.parametrize(("skew_s", "ill"), [(0.0, False), (400.0, True), (-400.0, True)])
+def test_clock_of_the_cluster(site, tmp_path, skew_s, ill):
+    with api_server({"/version": {}}, skew_s) as server:
+        report = site.preflight(on(server, tmp_path), only=["SWERL-P514"])
+    assert report.ids == ({"SWERL-P514"} if ill else set())
+    assert not ill or ("ahead of" if skew_s > 0 else "behind") in report.problems[0].message
+
+
+def test_clock_of_the_docker_daemon(site):
+    site.program("docker", "date -u -d '-2 hours' +%Y-%m-%dT%H:%M:%S.123456789Z")
+    report = site.preflight(DOCKER, only=["SWERL-P514"])
+    assert report.ids == {"SWERL-P514"} and re.search(r"72\d\d s behind", report.problems[0].message)
+    site.program("docker", "date -u +%Y-%m-%dT%H:%M:%S.123456789Z")
+    assert not site.preflight(DOCKER, only=["SWERL-P514"]).problems
+
+
+def test_quota_of_the_namespace(site, tmp_path):
+    path = "/api/v1/namespaces/rl/resourcequotas"
+    small = {"metadata": {"name": "team"}, "status": {"hard": {"pods": "10", "requests.memory": "64Gi"}, "used": {"pods": "7"}}}
+    sets = {"harbor_runtime.num_workers": 4, "harbor_agent.environment_override_memory_mb": 8192}
+    with api_server({path: {"items": [small]}}) as server:
+        report = site.preflight(on(server, tmp_path, **sets), only=["SWERL-P515"])
+        assert "4 sandboxes need 4 of pods, quota team leaves 3" in report.fatal[0].message and len(report.fatal) == 1
+        sets["harbor_runtime.num_workers"] = 3
+        assert not site.preflight(on(server, tmp_path, **sets), only=["SWERL-P515"]).problems
+
+
+def test_certificates_of_the_docker_daemon(site, tmp_path):
+    site.env |= {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(tmp_path)}
+    report = site.preflight(DOCKER, only=["SWERL-P516"])
+    assert "ca.pem, cert.pem, key.pem" in report.fatal[0].message
+    for name in ("ca.pem", "cert.pem", "key.pem"):
+        (tmp_path / name).write_text("x")
+        (tmp_path / name).chmod(0o600)
+    assert not site.preflight(DOCKER, only=["SWERL-P516"]).problems
+    (tmp_path / "key.pem").chmod(0o644)
+    assert site.preflight(DOCKER, only=["SWERL-P516"]).warnings
+
+
+def test_links_between_gpus(site):
+    site.program("nvidia-smi", "printf '\tGPU0\tGPU1\tCPU\nGPU0\t X \tSYS\t0-15\nGPU1\tSYS\t X \t0-15\n'")
+    report = site.preflight(CUDA, only=["SWERL-P606"])
+    assert report.ids == {"SWERL-P606"} and "no NVLink" in report.problems[0].message
+    site.program("nvidia-smi", "printf '\tGPU0\tGPU1\tCPU\nGPU0\t X \tNV18\t0-15\nGPU1\tNV18\t X \t0-15\n'")
+    assert not site.preflight(CUDA, only=["SWERL-P606"]).problems
+    site.env |= {"NCCL_P2P_DISABLE": "1", "NCCL_SOCKET_IFNAME": "bond7"}
+    messages = [p.message for p in site.preflight(CUDA, only=["SWERL-P606"]).problems]
+    assert any("NCCL_P2P_DISABLE" in m for m in messages) and any("bond7" in m for m in messages)
+
+
+def test_limits_of_inotify(site):
+    folder = site.proc() / "sys" / "fs" / "inotify"
+    folder.mkdir(parents=True)
+    for instances, ill in ((64, True), (8192, False)):
+        (folder / "max_user_instances").write_text(f"{instances}\n")
+        (folder / "max_user_watches").write_text("65536\n")
+        assert site.preflight(only=["SWERL-P712"]).ids == ({"SWERL-P712"} if ill else set())
+
+
+def test_rate_of_the_disk(site, monkeypatch):
+    """A large policy (a sparse file) that takes an hour to read; the clock is what is slow."""
+    from swerl.preflight import reach
+
+    with (site.model / "model-00002.safetensors").open("wb") as file:
+        file.truncate(40 << 30)
+    for seconds, ill in ((0.001, False), (5.0, True)):
+        ticks = iter(range(1000))
+        monkeypatch.setattr(reach.time, "monotonic", lambda: seconds * next(ticks))  # noqa: B023
+        found = [f.message for f in reach.PolicyIsReadFast().run(site.context()) if hasattr(f, "severity")]
+        assert [("minutes, at every start" in message) for message in found] == ([True] if ill else [])
