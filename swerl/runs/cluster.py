@@ -16,6 +16,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -85,9 +86,21 @@ def join(run: RunDir, config: RunConfig, rank: int, ip: str | None) -> None:
     """Become this node's Ray, for as long as the head lives. Does not return."""
     run.create_scratch()
     command = [*ray_join(config), "--block", "--disable-usage-stats", f"--resources={json.dumps({resource(rank): 1})}"]
-    command += [f"--node-ip-address={ip}"] if ip else []
+    command.append(f"--node-ip-address={ip or address_towards(config.infrastructure.node0_ip)}")
     env = {**os.environ, **environment(config, run)}
     os.execve(command[0], command, env)
+
+
+def address_towards(host: str) -> str:
+    """This machine's address on the way to ``host``. Ray itself asks for the way to a name server of the internet, which a node of a closed
+    network does not have. No packet is sent."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host, 9))
+        except OSError as error:
+            message = f"there is no way to the head at {host}: {error.strerror}"
+            raise fail("SWERL-R047", message, "mend the network, or name this node's address with --ip") from error
+        return probe.getsockname()[0]
 
 
 # The head

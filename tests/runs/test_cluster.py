@@ -109,6 +109,7 @@ def head(namespace: str, run: RunDir, log: Path) -> subprocess.Popen[bytes]:
 
 
 def event_of(run: RunDir, kind: str, process: subprocess.Popen[bytes], log: Path) -> dict:
+    """The first event of that kind; where none comes, all logs beside the head's say why."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         found = next((event for event in read_events(run.events_of("cluster")) if event["kind"] == kind), None)
@@ -116,7 +117,7 @@ def event_of(run: RunDir, kind: str, process: subprocess.Popen[bytes], log: Path
             return found
         assert process.poll() is None, log.read_text()
         time.sleep(0.1)
-    raise AssertionError(f"no {kind}: {log.read_text()}")
+    raise AssertionError(f"no {kind}: " + "\n".join(f"{path.name}:\n{path.read_text()}" for path in sorted(log.parent.glob("*.log"))))
 
 
 def health(namespace: str, run: RunDir) -> int:
