@@ -4,7 +4,8 @@ A line is one JSON object with a kind ``k``:
 
 * ``open``  session, trial, sampling, seed, max_turns, time
 * ``ctx``   id, parent, key, tokens, copy_of, signature, tools, covers
-* ``turn``  id, parent, tokens, logprobs, versions, answer, probe, cached, hold_s, time — synced to disk before the client sees the end
+* ``turn``  id, parent, tokens, logprobs, versions, answer, probe, cached, hold_s, model_s,
+  time — synced to disk before the client sees the end
 * ``seen``  turn: a client has read the answer
 * ``mark``  overflow / max_turns / rerendered, once each
 * ``hold``  hold_s: written when an idle session leaves the memory

@@ -25,7 +25,9 @@ def context_record(node: Context) -> dict[str, Any]:
     }
 
 
-def turn_record(id: int, parent: Context, sampled: Sampled, answer: Answer, *, probe: bool, hold_s: float) -> dict[str, Any]:
+def turn_record(
+    id: int, parent: Context, sampled: Sampled, answer: Answer, *, probe: bool, hold_s: float, model_s: float = 0.0
+) -> dict[str, Any]:
     return {
         "k": "turn",
         "id": id,
@@ -37,6 +39,7 @@ def turn_record(id: int, parent: Context, sampled: Sampled, answer: Answer, *, p
         "probe": probe,
         "cached": sampled.cached_tokens,
         "hold_s": round(hold_s, 3),
+        "model_s": round(model_s, 3),
         "time": time.time(),
     }
 

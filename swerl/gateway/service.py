@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
+from typing import Any
 
 import psutil
 from aiohttp import web
@@ -40,6 +41,7 @@ from swerl.runs.services import announce
 _WILDCARDS = ("0.0.0.0", "::")  # bound everywhere, reachable under a name only
 _ADMIN_HOST = "127.0.0.1"
 _START_CACHE_TOKENS = 4_000_000
+_TELL_S = 30.0
 _IDLE_S = 1200.0  # longer than an agent's tool call usually takes
 
 
@@ -76,7 +78,11 @@ class Gateway:
             self.public_url = self.public_url.replace(f"//{settings.host}:", f"//{name}:")
         if settings.engine_url is not None:
             await self.gate.register(EngineSpec("vllm", settings.engine_url.rstrip("/"), "", 0))
-        self._tasks = [asyncio.create_task(self._load_parsers()), asyncio.create_task(self._forget_idle())]
+        self._tasks = [
+            asyncio.create_task(self._load_parsers()),
+            asyncio.create_task(self._forget_idle()),
+            asyncio.create_task(self._tell()),
+        ]
         if settings.services_path is not None:
             entry = {"public_url": self.public_url, "admin_url": self.admin_url, "admin_token": self.admin_token}
             announce(settings.services_path, "gateway", entry)
@@ -120,6 +126,25 @@ class Gateway:
         while True:
             await asyncio.sleep(_IDLE_S / 10)
             self.store.forget_idle(_IDLE_S)
+
+    async def _tell(self) -> None:
+        """Where it stands, as an event, whenever that has changed."""
+        told: dict[str, Any] = {}
+        while True:
+            await asyncio.sleep(_TELL_S)
+            live = self.store.live()
+            state = self.gate.stats()
+            now = {
+                "sessions": len(live),
+                "working": sum(len(session.works) for session in live),
+                "in_flight": state["in_flight"],
+                "waiting": state["waiting"],
+                "paused": int(state["paused"]),
+                **{name: value for name, value in self.metrics.as_dict().items() if isinstance(value, int)},
+            }
+            if now != told:
+                self.events.emit("gateway.stats", **now)
+                told = now
 
     async def _load_parsers(self) -> None:
         try:

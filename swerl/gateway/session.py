@@ -89,6 +89,7 @@ class Session:
     marks: set[str] = field(default_factory=set)
     closed: str | None = None
     aborted: int = 0
+    model_s: float = 0.0  # the engine at work on turns that were recorded
     used_at: float = field(default_factory=time.monotonic)
 
     async def ticket(self, request: ChatRequest) -> Ticket:
@@ -161,11 +162,14 @@ class Session:
             self.aborted += await self._abort_all()
             async with self.lock:  # a turn that was being recorded is whole by now
                 self.journal.write({"k": "close", "reason": reason, "hold_s": self.hold.total_s, "aborted": self.aborted})
-        return {"turns": len(self.tree.turns), "hold_s": round(self.hold.total_s, 3), "aborted": self.aborted}
+        usage = {name: self.figures()[name] for name in ("prompt_tokens", "cached_tokens", "sampled_tokens")}
+        usage["model_s"] = round(self.model_s, 3)
+        return {"turns": len(self.tree.turns), "hold_s": round(self.hold.total_s, 3), "aborted": self.aborted, "usage": usage}
 
     def recall(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Take over from a journal what is not in the tree."""
         for r in records:
+            self.model_s += r.get("model_s", 0.0)
             if r["k"] == "mark":
                 self.marks.add(r["what"])
             elif "hold_s" in r:
@@ -269,10 +273,12 @@ class Session:
             try:
                 await self._readers_ready()
                 async with parts.gate.slot(self.id, context.end, self.hold):
+                    began, held_s = time.monotonic(), self.hold.total_s
                     sampled = await sample(parts.gate, self.id, work.id, context, sampling, self.hold, work.live)
+                    model_s = max(0.0, time.monotonic() - began - (self.hold.total_s - held_s))
                 answer = parts.reader.read(sampled, request)
                 # shielded: once the journal has the turn, the tree has it too, whatever ends this task
-                return await asyncio.shield(self._record(work, sampled, answer, probe=_is_probe(request)))
+                return await asyncio.shield(self._record(work, sampled, answer, probe=_is_probe(request), model_s=model_s))
             finally:
                 self.works.remove(work)
 
@@ -281,15 +287,16 @@ class Session:
         work.task.add_done_callback(_look_at_error)
         return work
 
-    async def _record(self, work: Work, sampled: Sampled, answer: Answer, *, probe: bool) -> Turn:
+    async def _record(self, work: Work, sampled: Sampled, answer: Answer, *, probe: bool, model_s: float) -> Turn:
         context, turn_id = work.context, work.turn_id
         async with self.lock:
             self._refuse_if_closed()
             unsaved = [n for n in lineage(context) if isinstance(n, Context) and not n.saved]
             await self._commit(
                 *(context_record(n) for n in unsaved),
-                turn_record(turn_id, context, sampled, answer, probe=probe, hold_s=self.hold.total_s),
+                turn_record(turn_id, context, sampled, answer, probe=probe, hold_s=self.hold.total_s, model_s=model_s),
             )
+            self.model_s += model_s
             for node in unsaved:
                 node.saved = True
             return self.tree.add_turn(

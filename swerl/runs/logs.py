@@ -68,13 +68,14 @@ class RateLines:
         self.source, self.target = source, target
         self._offset = source.stat().st_size if source.exists() else 0
 
-    def copy(self) -> None:
-        """Take what whole lines came since the last call."""
+    def copy(self) -> list[str]:
+        """Take what whole lines came since the last call, and return the rate lines among them."""
         lines, self._offset = read_new_lines(self.source, self._offset)
         rates = [plain(line) for line in lines if _RATES.search(line)]
         if rates:
             with self.target.open("a") as file:
                 file.write("".join(f"{line}\n" for line in rates))
+        return rates
 
 
 def read_new_lines(path: Path, offset: int) -> tuple[list[str], int]:

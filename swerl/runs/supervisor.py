@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from swerl.errors import Problem, SwerlError, fail
-from swerl.runs import cleanup
+from swerl.runs import cleanup, samples
 from swerl.runs.children import Child, Children, adopt_orphans, describe_status
 from swerl.runs.display import Display
 from swerl.runs.events import EventLog
@@ -73,6 +73,9 @@ class Supervisor:
         self._feed = Feed(run, plan.total_steps, self._guard.listen)
         self._rates = RateLines(run.trainer_log, run.vllm_log)
         self._segments = NewSegments()
+        self._used_mb = 0
+        self._new_rates: list[str] = []
+        self._told_rates = 0.0
         self._peak_mb = self._engine_mb = 0
         self._signals = 0
         self._stop: StopRequest | None = None
@@ -86,12 +89,15 @@ class Supervisor:
         self._registry.begin(self._run.id, this_process(), self._plan.total_steps)
         self._events.emit("run.running", durable=True)
         outcome = Outcome(State.FAILED, Problem("SWERL-R013", "the supervisor itself failed", "report this, with the traceback"), 1)
+        sampler = samples.HostSampler(self._events, self._run.root, lambda: self._used_mb)
+        sampler.start()
         with self._listening():
             try:
                 outcome = self._watch()
             except SwerlError as error:
                 outcome = Outcome(State.FAILED, error.problems[0], 1)
             finally:
+                sampler.stop()
                 self._end_all()  # before anything is written: a full disk must not keep a process alive
                 self._write_down(outcome)
         return outcome
@@ -284,16 +290,24 @@ class Supervisor:
             cleanup.note_shared_memory(self._run, self._registry)
         if now or time.monotonic() - self._kept_house >= HOUSEKEEPING_S:
             self._kept_house = time.monotonic()
-            self._rates.copy()
+            self._tell_rates(self._rates.copy())
             self._registry.beat(self._run.id, self._feed.progress.step, self._feed.progress.total_steps)
             self._watch_memory()
             cleanup.note_shared_memory(self._run, self._registry)
+
+    def _tell_rates(self, lines: list[str]) -> None:
+        """What the engines said of themselves, as an event: readers of the run read no log."""
+        self._new_rates += lines
+        if self._new_rates and time.monotonic() - self._told_rates >= samples.EVERY_S:
+            self._told_rates = time.monotonic()
+            self._events.emit("engine.rates", **samples.engine_rates(self._new_rates))
+            self._new_rates = []
 
     def _watch_memory(self) -> None:
         """An event for each new peak that is worth one: of all processes, and of engines and trainer's workers beside it."""
         owned = cleanup.owned(self._run, self._registry)
         engine = used_mb(seen.pid for seen in owned if seen.command.startswith(ENGINE_TITLE))
-        used = used_mb(seen.pid for seen in owned)
+        used = self._used_mb = used_mb(seen.pid for seen in owned)
         if used > 1.02 * self._peak_mb or engine > 1.02 * self._engine_mb:
             self._peak_mb, self._engine_mb = max(used, self._peak_mb), max(engine, self._engine_mb)
             self._events.emit("run.memory", peak_mb=self._peak_mb, engine_mb=self._engine_mb)

@@ -136,6 +136,8 @@ class AttemptRunner:
         try:
             closed = await self._gateway.close(session.id, attempt.phase)
             attempt.turns, attempt.hold_s = closed.turns, closed.hold_s
+            if closed.usage:
+                attempt.info["usage"] = dict(closed.usage)
         except (GatewayUnreachable, GatewayRefused) as error:
             self._events.emit("trial.session_not_closed", session=session.id, error=str(error))
 

@@ -37,8 +37,11 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
+    """``usage``: tokens read, found in the cache and sampled, and the engine's seconds."""
+
     turns: int
     hold_s: float
+    usage: Mapping[str, float]
 
 
 class GatewayAdmin:
@@ -58,7 +61,7 @@ class GatewayAdmin:
 
     async def close(self, session: str, reason: str) -> Closed:
         answer = await self._call("POST", f"/sessions/{session}/close", {"reason": reason})
-        return Closed(int(answer["turns"]), float(answer["hold_s"]))
+        return Closed(int(answer["turns"]), float(answer["hold_s"]), answer.get("usage") or {})
 
     async def recording(self, session: str) -> Mapping[str, Any]:
         """The session so far, open or closed; ``hold_s`` counts a hold that is going on."""

@@ -56,11 +56,10 @@ def test_an_agent_is_served_and_recorded(tmp_path, model_dir, vllm_reader):
                 assert (logprob, version) == ((scripted_logprob(token, start + i), 0) if mask else (0.0, -1))
             text = kit.gateway.template.tokenizer.decode(whole, skip_special=False)
             assert "cat -n a.py" in text and "sed -i 's/a/b/'" in text and '"command":"x"' not in text
-            assert await kit.admin("POST", f"/sessions/{session}/close", {"reason": "agent_end"}) == {
-                "turns": 3,
-                "hold_s": 0.0,
-                "aborted": 0,
-            }
+            closed = await kit.admin("POST", f"/sessions/{session}/close", {"reason": "agent_end"})
+            usage = closed.pop("usage")
+            assert closed == {"turns": 3, "hold_s": 0.0, "aborted": 0}
+            assert usage["sampled_tokens"] == recording["sampled_tokens"] and usage["prompt_tokens"] > 0 and usage["model_s"] >= 0
             await kit.chat(key, messages, status=401)
 
     asyncio.run(main())
