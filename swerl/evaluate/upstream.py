@@ -40,6 +40,7 @@ from swerl.gateway.history import Histories
 from swerl.gateway.metrics import Metrics
 from swerl.gateway.server import PublicSurface
 from swerl.gateway.settings import GatewaySettings, settings_from
+from swerl.gateway.spans import Spans
 from swerl.gateway.tree import Context, Tokens, Turn
 from swerl.runs.events import EventLog
 from swerl.runs.rundir import RunDir
@@ -57,6 +58,7 @@ class Call:
     request: ChatRequest
     context: Context
     task: asyncio.Task[Turn]
+    live: None = None  # such a server is asked for whole turns
 
 
 @dataclass(slots=True)
@@ -314,7 +316,7 @@ async def serve(settings: GatewaySettings, upstream: Upstream) -> None:
     settings.journal_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     events, metrics, token = EventLog(settings.events_path, "gateway"), Metrics(), secrets.token_hex(32)
     gate = EngineGate(lambda spec: None, settings.journal_dir / "engine.json", settings.max_hold_s, 1)  # type: ignore[arg-type, return-value]
-    public = PublicSurface(settings, upstream, None, metrics)  # type: ignore[arg-type]  # the parts of a session store that it uses
+    public = PublicSurface(settings, upstream, None, metrics, Spans())  # type: ignore[arg-type]  # the parts of a session store that it uses
     admin = AdminSurface(token, upstream, gate, metrics, ended.set)  # type: ignore[arg-type]
     urls, runners = [], []
     for app, host, port in ((public.app(), settings.host, settings.port), (admin.app(), "127.0.0.1", 0)):
