@@ -78,6 +78,7 @@ def _cpu(config: RunConfig) -> dict[str, str]:
         "VLLM_CPU_KVCACHE_SPACE": str(config.vllm.kv_cache_gb),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": "1",  # trainer, engine and sandboxes share the cores
+        "TORCHDYNAMO_DISABLE": "1",  # vLLM's sampler compiles C++ for 15 to 20 s at every start, and gives the same numbers without
     }
 
 
