@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import statistics
 import time
 from collections.abc import AsyncIterator, Callable
@@ -46,7 +47,7 @@ def connections() -> aiohttp.ClientSession:
 
 async def measure(process: Process, clients: int, count: int, conversation: Callable[[int], Any]) -> Measured:
     """``conversation(i)`` is a generator of requests for client i, which is sent each answer. ``count`` requests in all, after a warm-up
-    of a tenth."""
+    of a tenth, or of as many as the generator's first value says."""
     took: list[float] = []
     left = count
 
@@ -55,6 +56,8 @@ async def measure(process: Process, clients: int, count: int, conversation: Call
         async def run(i: int, warm_up: int) -> Any:
             talk = conversation(i)
             request = next(talk)
+            if isinstance(request, int):
+                warm_up, request = request, next(talk)
             for _ in range(warm_up):
                 request = talk.send((await post(client, request))[1])
             return talk, request
@@ -99,21 +102,38 @@ def first_requests(gateway: OurGateway, keys: list[str], make: Callable[[int], A
     return talk
 
 
-def agents(gateway: OurGateway, keys: list[str], make: Callable[[int], Any], result_bytes: int) -> Callable[[int], Any]:
-    """Client i is an agent in one session: it answers each tool call with ``result_bytes`` of output and asks for the next turn."""
+def agents(
+    gateway: OurGateway, keys: list[str], clients: int, make: Callable[[int], Any], result_bytes: int, prompts: list[int]
+) -> Callable[[int], Any]:
+    """Client i runs an agent in each of its share of ``keys``, one turn here, one there, so that no history grows far beyond the size that
+    is measured. An agent answers each tool call with ``result_bytes`` of output and asks for the next turn; the sessions' first requests
+    are the warm-up. ``prompts`` receives the tokens of each prompt after them."""
 
     def talk(i: int) -> Any:
-        body = make(i)
-        url, turn = f"{gateway.url}/t/{keys[i]}/v1/chat/completions", 0
-        while True:
-            answer = orjson.loads((yield (url, orjson.dumps(body), {})))
-            call = answer["choices"][0]["message"]["tool_calls"][0]
-            message = exchange(call["id"], text(1000 * i + turn, result_bytes))
-            message[0]["tool_calls"][0]["function"]["arguments"] = call["function"]["arguments"]
-            body["messages"] += message
-            turn += 1
+        own = [Agent(f"{gateway.url}/t/{key}/v1/chat/completions", make(j)) for j, key in enumerate(keys) if j % clients == i]
+        yield len(own)
+        for turn in itertools.count():
+            for j, agent in enumerate(own):
+                used = agent.heard((yield (agent.url, orjson.dumps(agent.body), {})), text(1000 * i + 100 * j + turn, result_bytes))
+                if turn:
+                    prompts.append(used)
 
     return talk
+
+
+@dataclass(slots=True)
+class Agent:
+    url: str
+    body: Any
+
+    def heard(self, answer: bytes, result: str) -> int:
+        """Continue the conversation; returns the tokens of the prompt that was answered."""
+        said = orjson.loads(answer)
+        call = said["choices"][0]["message"]["tool_calls"][0]
+        messages = exchange(call["id"], result)
+        messages[0]["tool_calls"][0]["function"]["arguments"] = call["function"]["arguments"]
+        self.body["messages"] += messages
+        return said["usage"]["prompt_tokens"]
 
 
 def tokens(url: str, count: int) -> Callable[[int], Any]:

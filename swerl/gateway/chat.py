@@ -81,6 +81,11 @@ class ChatRequest:
     same_messages: int = 0  # as many messages at the beginning are those of an earlier request, whose anchors `conversation` has
     conversation: Conversation | None = None
 
+    @property
+    def new_characters(self) -> int:
+        """About how much text has to be placed: all of a conversation's first request, afterwards what a request adds."""
+        return sum(len(m.text) for m in self.messages[self.same_messages :]) if self.same_messages else self.size_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

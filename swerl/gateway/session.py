@@ -29,7 +29,7 @@ from swerl.gateway.settings import GatewaySettings
 from swerl.gateway.tree import Context, SessionTree, Turn, lineage, paths, side_starts, start_of
 from swerl.runs.events import EventLog
 
-_IN_THREAD_BYTES = 32_768  # placing a larger request (hashing, rendering, tokenising) leaves the event loop free
+_IN_THREAD_CHARACTERS = 32_768  # placing so much new text (hashing, rendering, tokenising) leaves the event loop free
 _PROBE_TOKENS = 16
 
 
@@ -224,7 +224,7 @@ class Session:
 
     async def _place(self, request: ChatRequest) -> Placement:
         place = self.parts.placer.place
-        if request.size_bytes < _IN_THREAD_BYTES:
+        if request.new_characters < _IN_THREAD_CHARACTERS and "rerendered" not in self.marks:
             return place(self.tree, request)
         placing = asyncio.get_running_loop().run_in_executor(self.parts.executor, place, self.tree, request)
         try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import psutil
 
+from swerl.environment.cards import nvidia_smi, visible
 from swerl.environment.platforms import CUDA, MINIMUM_DRIVER
 from swerl.forecast.memory import GIB, forecast, size
 from swerl.forecast.plan import plan_of
@@ -34,11 +35,15 @@ class GpuProcess:
 
 
 def gpus(ctx: Context) -> list[Gpu]:
-    """Cards of this host; empty without ``nvidia-smi``. Raises RuntimeError when it answers with an error."""
+    """Cards of this host that CUDA_VISIBLE_DEVICES leaves to the run; empty without ``nvidia-smi``. Raises RuntimeError when it answers
+    with an error."""
 
     def ask() -> list[Gpu]:
         fields = "index,name,memory.total,memory.used,driver_version"
-        answer = ctx.ask(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"], timeout_s=_SMI_TIMEOUT_S)
+        if visible(ctx.env) == "":
+            return []
+        question = nvidia_smi([f"--query-gpu={fields}", "--format=csv,noheader,nounits"], ctx.env)
+        answer = ctx.ask(question, timeout_s=_SMI_TIMEOUT_S)
         if answer.code is None:
             return []
         if not answer.ok:
@@ -75,7 +80,8 @@ class GpusAreThere(Check):
         if ctx.program("nvidia-smi") is None:
             yield self.found(f"no NVIDIA GPU on this host (nvidia-smi is not installed), {wanted} wanted", where)
         elif len(found) < wanted:
-            yield self.found(f"{len(found)} GPU(s) on this host, {wanted} wanted", where)
+            of = "on this host" if visible(ctx.env) is None else f"left by CUDA_VISIBLE_DEVICES={visible(ctx.env)}"
+            yield self.found(f"{len(found)} GPU(s) {of}, {wanted} wanted", where)
         else:
             yield Fact(f"{len(found)} x {found[0].name}, {size(found[0].memory_bytes)}")
 
@@ -92,7 +98,7 @@ class GpusAreFree(Check):
 
     def run(self, ctx: Context) -> Iterator[Finding]:
         _need_cuda(ctx)
-        query = ["nvidia-smi", "--query-compute-apps=pid,process_name,used_memory", "--format=csv,noheader,nounits"]
+        query = nvidia_smi(["--query-compute-apps=pid,process_name,used_memory", "--format=csv,noheader,nounits"], ctx.env)
         answer = ctx.ask(query, timeout_s=_SMI_TIMEOUT_S)
         if not answer.ok:
             raise NotApplicable("nvidia-smi does not answer (SWERL-P601)")

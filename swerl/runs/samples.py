@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from swerl.environment.cards import nvidia_smi
 from swerl.runs.events import EventLog
 
 EVERY_S = 30.0
@@ -75,8 +76,8 @@ class HostSampler(threading.Thread):
 
 
 def gpu_sample() -> dict[str, float]:
-    """Means over the host's GPUs; empty where there are none."""
-    query = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used,memory.total", "--format=csv,noheader,nounits"]
+    """Means over the visible GPUs; empty where there are none."""
+    query = nvidia_smi(["--query-gpu=utilization.gpu,memory.used,memory.total", "--format=csv,noheader,nounits"])
     try:
         told = subprocess.run(query, capture_output=True, text=True, timeout=10)
         rows = [[float(word) for word in line.split(",")] for line in told.stdout.splitlines() if line.strip()]

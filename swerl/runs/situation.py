@@ -18,6 +18,7 @@ import orjson
 
 from swerl.config import RunConfig
 from swerl.config.schema import PROJECT_ROOT, keys, schema_path
+from swerl.environment.cards import nvidia_smi
 from swerl.environment.hashing import file_sha256, files_sha256
 from swerl.environment.lock import load_lock
 from swerl.environment.standing import standing
@@ -96,10 +97,10 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def gpus() -> list[str]:
-    """Names of the GPUs the driver knows, one line each; empty without a driver."""
+    """Names of the GPUs this process may use, one line each; empty without a driver."""
     try:
         found = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"],
+            nvidia_smi(["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]),
             capture_output=True,
             text=True,
             timeout=20,

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from swerl.environment.cards import nvidia_smi
 from swerl.runs.rundir import RunDir, read_json
 from swerl.watch.terms import Terms
 
@@ -81,7 +82,7 @@ def gpus() -> list[dict[str, int]] | None:
     """Utilisation and memory of each card; None on a machine without a driver, or whose driver gives no answer."""
     if shutil.which("nvidia-smi") is None:
         return None
-    command = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used,memory.total", "--format=csv,noheader,nounits"]
+    command = nvidia_smi(["--query-gpu=utilization.gpu,memory.used,memory.total", "--format=csv,noheader,nounits"])
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=DRIVER_S)
     except subprocess.TimeoutExpired:

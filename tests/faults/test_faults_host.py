@@ -131,3 +131,15 @@ def test_j47_somebody_else_on_the_gpus(site):
     site.gpus(1, processes=f"{os.getpid()}, /opt/other/python, 40960\\n")
     report = site.preflight({"infrastructure.device": "cuda"}, only=["SWERL-P602"])
     assert report.ids == {"SWERL-P602"} and "/opt/other/python" in report.fatal[0].message
+
+
+def test_a_neighbour_on_a_card_that_is_not_ours(site):
+    """CUDA_VISIBLE_DEVICES divides the host: who computes on the other cards is no finding, and only ours are counted."""
+    site.gpus(2, processes=f"{os.getpid()}, /opt/other/python, 40960\\n")
+    site.env["CUDA_VISIBLE_DEVICES"] = "1"
+    one = {"infrastructure.device": "cuda", "infrastructure.ngpus_per_node": 1}
+    assert site.preflight(one, only=["SWERL-P601", "SWERL-P602"]).ids == set()
+    report = site.preflight({**one, "infrastructure.ngpus_per_node": 2}, only=["SWERL-P601"])
+    assert "1 GPU(s) left by CUDA_VISIBLE_DEVICES=1, 2 wanted" in report.fatal[0].message
+    site.env["CUDA_VISIBLE_DEVICES"] = "0"
+    assert site.preflight(one, only=["SWERL-P602"]).ids == {"SWERL-P602"}

@@ -192,11 +192,18 @@ class Site:
         return path
 
     def gpus(self, count: int = 8, *, memory_mb: int = 81559, used_mb: int = 4, driver: str = "580.95.05", processes: str = "") -> None:
-        """A host with these cards, as far as ``nvidia-smi`` tells."""
+        """A host with these cards, as far as ``nvidia-smi`` tells; ``processes`` run on card 0. Like the real one it heeds ``--id=0,1``."""
         cards = "\n".join(f"{i}, NVIDIA H100 80GB HBM3, {memory_mb}, {used_mb}, {driver}" for i in range(count))
         self.program(
             "nvidia-smi",
-            f"case \"$1\" in --query-gpu=*) cat <<'END'\n{cards}\nEND\n;; --query-compute-apps=*) printf '%s' '{processes}';; esac",
+            f"""ids="${{3:+,${{3#--id=}},}}"
+case "$1" in
+--query-gpu=*) while IFS= read -r row; do case "${{ids:-,${{row%%,*}},}}" in *",${{row%%,*}},"*) echo "$row";; esac; done <<'END'
+{cards}
+END
+;;
+--query-compute-apps=*) case "${{ids:-,0,}}" in *,0,*) printf '%s' '{processes}';; esac;;
+esac""",
         )
 
     def proc(self, **files: str) -> Path:
