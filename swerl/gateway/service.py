@@ -43,6 +43,7 @@ _ADMIN_HOST = "127.0.0.1"
 _START_CACHE_TOKENS = 4_000_000
 _TELL_S = 30.0
 _IDLE_S = 1200.0  # longer than an agent's tool call usually takes
+_READ_BUFFER_BYTES = 1 << 20  # a long history arrives without pausing the connection five times
 
 
 class Gateway:
@@ -106,7 +107,9 @@ class Gateway:
 
     async def _listen(self, app: web.Application, host: str, port: int) -> str:
         # handler_cancellation: a client that goes away ends its handler, which tells the session
-        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0, keepalive_timeout=75)
+        runner = web.AppRunner(
+            app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0, keepalive_timeout=75, read_bufsize=_READ_BUFFER_BYTES
+        )
         await runner.setup()
         self._runners.append(runner)
         site = web.TCPSite(runner, host, port, backlog=4096)
