@@ -76,6 +76,7 @@ def _fill(staged: Path, run: RunDir, config: RunConfig, trials: int, notes: str)
     copied = copy_sample(settled, run, config, staged / "trajectories", trials, secrets)
     results = results_of(settled, read_metrics(run.metrics), config)
     write_json(staged / "results.json", results)
+    _report(staged, run, trials)
     output = runtime_output(run, config, results)
     (staged / "runtime_info.yaml").write_text(yaml.safe_dump({"runtime_info": {"output": output}}, sort_keys=False, allow_unicode=True))
     content = _digest(staged)
@@ -87,6 +88,16 @@ def _fill(staged: Path, run: RunDir, config: RunConfig, trials: int, notes: str)
     shown = output["val_resolve_rate"]["value"]
     kept = ("run", "project", "started_at", "completed_at", "status", "exit_code", "config_digest", "commit", "content_sha256", "notes")
     return {**{name: metadata[name] for name in kept}, "steps": results["steps"], "val_resolve_rate": shown}
+
+
+def _report(staged: Path, run: RunDir, samples: int) -> None:
+    """``report.html``, ``curves/`` and the summary they are made from, so that reports can be made from archives alone."""
+    from swerl.report import summary_of, write_report  # they stand on this room's statistics
+    from swerl.report.summary import NAME
+
+    summary = summary_of(run, samples)
+    (staged / NAME).write_bytes(summary.to_json())
+    write_report(staged, {summary.run: summary})
 
 
 def read_trials(run: RunDir) -> list[Trial]:

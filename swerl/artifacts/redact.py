@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 from swerl.config.schema import keys
 from swerl.runs.rundir import RunDir, read_json
@@ -50,3 +51,22 @@ def redact(text: str, secrets: list[str]) -> str:
 def _public() -> frozenset[str]:
     """Values that stand in the schema for everybody to read, such as the dummy key some agents want."""
     return frozenset(key.default for key in keys().values() if isinstance(key.default, str) and key.default)
+
+
+def redacted(value: Any, secrets: list[str]) -> Any:
+    """The same plain data with every text in it redacted. A text under a name that says it is a secret is one, as it is in a line."""
+    if isinstance(value, str):
+        return redact(value, secrets)
+    if isinstance(value, Mapping):
+        return {name: _under(name, part, secrets) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redacted(part, secrets) for part in value]
+    return value
+
+
+def _under(name: Any, part: Any, secrets: list[str]) -> Any:
+    if not isinstance(part, str):
+        return redacted(part, secrets)
+    head = f"{name}="
+    whole = redact(head + part, secrets)
+    return whole[len(head) :] if whole.startswith(head) else redact(part, secrets)

@@ -32,6 +32,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "status": ("swerl.cli.status:status", "Where a run stands, or all runs."),
     "logs": ("swerl.cli.logs:logs", "What a run's processes print."),
     "dashboard": ("swerl.cli.dashboard:dashboard", "Show runs in a browser."),
+    "report": ("swerl.cli.report:report", "One HTML file about a run, or several compared."),
     "stop": ("swerl.cli.stop:stop", "Let a run finish its step, save, and end."),
     "artifacts": ("swerl.cli.artifacts:artifacts", "Gather a run into artifacts/archives and the ledger."),
     "reproduce": ("swerl.cli.reproduce:reproduce", "Do a run again from its recordings, and compare bit for bit."),

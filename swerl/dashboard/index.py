@@ -36,7 +36,7 @@ class RunIndex:
         self._refreshing = threading.Lock()
         self._idle: list[sqlite3.Connection] = []
         self._own: tempfile.TemporaryDirectory[str] | None = None
-        self._lock_fd, self.path = self._claim(index_path or run.root / NAME)
+        self._lock_fd, self.path = self._claim(index_path or run.root / NAME, beside=not (run.root / "SHA256SUMS").exists())
         self._db = store.open_writer(self.path)
         self._files = {name: follow.Place(*rest) for name, *rest in self._db.execute("SELECT * FROM files")}
 
@@ -159,9 +159,11 @@ class RunIndex:
         stored = self._db.execute("SELECT value FROM meta WHERE name = 'lineage'").fetchone()
         return None if stored is not None and stored[0] == mark else mark
 
-    def _claim(self, path: Path) -> tuple[int, Path]:
-        """The lock's descriptor and the path that goes with it."""
+    def _claim(self, path: Path, beside: bool) -> tuple[int, Path]:
+        """The lock's descriptor and the path that goes with it. Nothing is added to an archive: its statement names every file."""
         try:
+            if not beside and path.parent == self.run.root:
+                raise PermissionError
             fd = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -101,7 +101,8 @@ def test_archive_and_ledger(make_run, tmp_path: Path):
     names = {str(p.relative_to(archive)) for p in archive.rglob("*") if p.is_file()}
     assert {
         "config.snapshot.yaml", "resolved.json", "manifest.json", "metrics.jsonl", "results.json", "runtime_info.yaml", "metadata.yaml",
-        "SHA256SUMS", "logs/first.log", "events/trainer.jsonl",
+        "SHA256SUMS", "logs/first.log", "events/trainer.jsonl", "summary.json", "report.html", "curves/validation-resolve-rate.svg",
+        "curves/validation-resolve-rate.png",
     } <= names  # fmt: skip
     row = Ledger(tmp_path / "artifacts").rows()[0]
     assert (row["id"], row["run"], row["status"], row["exit_code"], row["steps"]) == ("run_001", "first", "completed", 0, 8)
@@ -142,7 +143,7 @@ def test_no_secret_is_in_an_archive(make_run, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     archive = gather(make_run().root, artifacts_dir=tmp_path / "artifacts")
     for path in archive.rglob("*"):
-        text = path.read_text() if path.is_file() else ""
+        text = path.read_bytes().decode("latin-1") if path.is_file() else ""
         for secret in (KEY, "admin-token-value", "8Zx3vWq0pLkTn5YbRuE1aQ", "a-token-of-this-run-only"):
             assert secret not in text, (path, secret)
     assert HIDDEN in (archive / "logs" / "first.log").read_text()
