@@ -284,6 +284,8 @@ class Gateway:
     on_rewrite: Literal["keep", "branch"]
     sampling: Literal["run", "client"]
     max_body_mb: int
+    body_timeout_sec: int
+    read_timeout_sec: int
     max_hold_sec: int
     keepalive_sec: int
     max_sessions: int

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
+from swerl.gateway.errors import bad_request
+
 if TYPE_CHECKING:
     from swerl.gateway.history import Conversation
 
@@ -135,7 +137,11 @@ def run_key(digests: Sequence[bytes], preamble: bytes = b"") -> bytes:
 
 
 def preamble_digest(tools: Sequence[Mapping[str, Any]], template_kwargs: Mapping[str, Any]) -> bytes:
-    return blake2b(orjson.dumps([tools, template_kwargs]), digest_size=16).digest()
+    """Raises ApiError 400 for tools that are nested too deeply to be written."""
+    try:
+        return blake2b(orjson.dumps([tools, template_kwargs]), digest_size=16).digest()
+    except orjson.JSONEncodeError as error:
+        raise bad_request(f"tools: {error}", param="tools") from error
 
 
 def _add(state: blake2b, part: str | None) -> None:

@@ -12,6 +12,7 @@ import itertools
 import time
 from array import array
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -26,15 +27,13 @@ from swerl.gateway.errors import ApiError
 from swerl.gateway.history import Histories
 from swerl.gateway.live import LiveText
 from swerl.gateway.metrics import Metrics
+from swerl.gateway.outgoing import Outgoing
 from swerl.gateway.session import Session, Ticket
 from swerl.gateway.settings import GatewaySettings
 from swerl.gateway.spans import Spans
 from swerl.gateway.store import SessionStore
 from swerl.gateway.tokenizer import Tokenizer
 from swerl.gateway.tree import Context, Tokens, Turn
-
-_READ_S = 120.0  # a client may take this long to read what it is sent
-_BODY_S = 300.0  # slow clients may take this long to send a request
 
 _COALESCE_S = 0.05  # between writes of one stream: at most twenty a second
 
@@ -71,7 +70,7 @@ class PublicSurface:
             began = time.monotonic()
             try:
                 session = await self.store.by_key(key_of(request))
-                chat = dialect.parse(*await read_json(request), session.histories)
+                chat = dialect.parse(*await read_json(request, self.settings), session.histories)
                 ticket = await session.ticket(chat)
             except ApiError as error:
                 self.metrics.refused(error)
@@ -86,7 +85,7 @@ class PublicSurface:
         async def handle(request: web.Request) -> web.StreamResponse:
             try:
                 session = await self.store.by_key(key_of(request))
-                chat = dialect.parse(*await read_json(request), Histories())
+                chat = dialect.parse(*await read_json(request, self.settings), Histories())
                 count = await session.count_tokens(chat)
             except ApiError as error:
                 self.metrics.refused(error)
@@ -97,55 +96,52 @@ class PublicSurface:
 
     async def _deliver(self, request: web.Request, dialect: Dialect, session: Session, ticket: Ticket, began: float) -> web.StreamResponse:
         chat, delivered = ticket.request, False
-        response: web.StreamResponse | None = None
+        out = Outgoing(request, self.settings.read_s)
         try:
             if chat.stream:
-                response = await _started(request, "text/event-stream")
+                await out.begin("text/event-stream")
             written = 0
-            if ticket.live is not None and response is not None:
-                written = await self._send_live(request, response, dialect, session, ticket, ticket.live)
+            if ticket.live is not None:
+                written = await self._send_live(out, dialect, session, ticket, ticket.live)
             while True:
                 try:
                     turn = await session.result(ticket, self.settings.keepalive_s)
                     break
                 except TimeoutError:
-                    if response is None:
-                        response = await _started(request, "application/json")
-                    await _write(request, response, dialect.keepalive if chat.stream else b" ")
+                    if out.response is None:
+                        await out.begin("application/json")
+                    await out.write(dialect.keepalive if chat.stream else b" ")
             if ticket.live is not None and ticket.live.broken:
                 raise ApiError(502, "engine_error", "The turn was sampled anew while it was sent; ask again for it.", retry=True)
             reply = self._reply(session, ticket, turn)
-            if response is None:
-                response = web.Response(body=orjson.dumps(dialect.answer(reply)), content_type="application/json")
-                await response.prepare(request)
-            elif chat.stream:
-                await _write(request, response, b"".join(itertools.islice(dialect.stream(reply), written, None)))
+            if out.response is None:
+                await out.whole(orjson.dumps(dialect.answer(reply)), "application/json")
             else:
-                await _write(request, response, orjson.dumps(dialect.answer(reply)))
-            await response.write_eof()
+                events = itertools.islice(dialect.stream(reply), written, None) if chat.stream else (orjson.dumps(dialect.answer(reply)),)
+                await out.write(b"".join(events))
+                await out.end()
             delivered = True
             took_s = time.monotonic() - began
             self.metrics.answered(turn, took_s)
             self.spans.answered(session, turn, type(dialect).__name__, took_s)
-            return response
+            return out.response
         except ApiError as error:
             self.metrics.refused(error)
-            if response is None:
+            if out.response is None:
                 return refusal(dialect, error)
-            if chat.stream:
-                await _write(request, response, dialect.stream_error(error))
-                await response.write_eof()
-                return response
-            return _broken_off(request, response)
+            if not chat.stream:
+                return out.break_off()
+            with suppress(ConnectionError):
+                await out.write(dialect.stream_error(error))
+                await out.end()
+            return out.response
         except ConnectionError:
-            assert response is not None
-            return response  # the client went away while it was written to
+            assert out.response is not None
+            return out.response  # the client went away while it was written to
         finally:
             (session.delivered if delivered else session.lost)(ticket)
 
-    async def _send_live(
-        self, request: web.Request, response: web.StreamResponse, dialect: Dialect, session: Session, ticket: Ticket, live: LiveText
-    ) -> int:
+    async def _send_live(self, out: Outgoing, dialect: Dialect, session: Session, ticket: Ticket, live: LiveText) -> int:
         """Send text as it is sampled, until the turn is over. Returns how many events of the stream have been written."""
         written, spoke = 0, time.monotonic()
         assert ticket.work is not None and ticket.work.task is not None
@@ -154,10 +150,10 @@ class PublicSurface:
             if text:
                 turn = in_progress(ticket.work.turn_id, ticket.context, "".join(live.sent))
                 events = list(dialect.stream(self._reply(session, ticket, turn, whole=False)))
-                await _write(request, response, b"".join(events[written:]))
+                await out.write(b"".join(events[written:]))
                 written = len(events)
             elif time.monotonic() - spoke >= self.settings.keepalive_s:
-                await _write(request, response, dialect.keepalive)
+                await out.write(dialect.keepalive)
             if text or time.monotonic() - spoke >= self.settings.keepalive_s:
                 spoke = time.monotonic()
             await asyncio.wait({task}, timeout=_COALESCE_S)
@@ -194,15 +190,17 @@ def key_of(request: web.Request) -> str:
     return token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
 
 
-async def read_json(request: web.Request) -> tuple[dict, dict[str, str], int]:
-    """Body, headers (lower case) and size. Raises ApiError 400 and 413."""
+async def read_json(request: web.Request, settings: GatewaySettings) -> tuple[dict, dict[str, str], int]:
+    """Body, headers (lower case) and size. Raises ApiError 400, 408 and 413."""
     try:
-        async with asyncio.timeout(_BODY_S):
+        async with asyncio.timeout(settings.body_s):
             data = await request.read()
     except TimeoutError as error:
-        raise ApiError(408, "request_timeout", f"The body did not arrive within {_BODY_S:.0f} s.", retry=True) from error
+        raise ApiError(408, "request_timeout", f"The body did not arrive within {settings.body_s:g} s.", retry=True) from error
     except web.HTTPRequestEntityTooLarge as error:
-        raise ApiError(413, "request_too_large", f"The body is larger than {error.text or 'allowed'}.") from error
+        raise ApiError(413, "request_too_large", f"The body is larger than {settings.max_body_mb} MiB.") from error
+    except web.RequestPayloadError as error:
+        raise ApiError(400, "invalid_body", f"The body cannot be read: {error}") from error
     try:
         body = orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -231,27 +229,3 @@ async def plain_refusals(request: web.Request, handler: Handler) -> web.StreamRe
 def _refused(status: int, message: str) -> web.Response:
     kind = "not_found_error" if status == 404 else "invalid_request_error"
     return web.json_response({"type": "error", "error": {"type": kind, "message": message, "code": None, "param": None}}, status=status)
-
-
-async def _started(request: web.Request, content_type: str) -> web.StreamResponse:
-    headers = {"Content-Type": content_type, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    response = web.StreamResponse(headers=headers)
-    await response.prepare(request)
-    return response
-
-
-async def _write(request: web.Request, response: web.StreamResponse, data: bytes) -> None:
-    """A client that does not read what it is sent is a client that has gone away."""
-    try:
-        async with asyncio.timeout(_READ_S):
-            await response.write(data)
-    except TimeoutError as error:
-        _broken_off(request, response)
-        raise ConnectionResetError(f"the client has read nothing for {_READ_S:.0f} s") from error
-
-
-def _broken_off(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
-    """A plain answer whose status is already sent cannot become an error: break the connection, and the client tries again."""
-    if request.transport is not None:
-        request.transport.abort()
-    return response

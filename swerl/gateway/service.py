@@ -108,7 +108,12 @@ class Gateway:
     async def _listen(self, app: web.Application, host: str, port: int) -> str:
         # handler_cancellation: a client that goes away ends its handler, which tells the session
         runner = web.AppRunner(
-            app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0, keepalive_timeout=75, read_bufsize=_READ_BUFFER_BYTES
+            app,
+            handler_cancellation=True,
+            access_log=None,
+            shutdown_timeout=1.0,
+            keepalive_timeout=self.settings.idle_connection_s,
+            read_bufsize=_READ_BUFFER_BYTES,
         )
         await runner.setup()
         self._runners.append(runner)

@@ -37,12 +37,13 @@ class SessionStore:
         self._files = OpenFiles()
         self._live: dict[str, Session] = {}
         self._closed: OrderedDict[str, Session] = OrderedDict()
-        self._reading: dict[str, asyncio.Future[Session]] = {}
+        self._reading: dict[str, asyncio.Future[Session | None]] = {}
 
     async def open(
         self, trial: Mapping[str, Any], sampling: Mapping[str, Any], seed: int | None, max_turns: int | None
     ) -> tuple[Session, str]:
-        """A new session and its key, which is kept nowhere. Without a seed, the key decides. Raises ApiError 429 when too many are open."""
+        """A new session and its key, which is kept nowhere. Without a seed, the key decides. Raises ApiError 429 when too many are open,
+        503 when its journal cannot be made."""
         if len(self._live) >= self.parts.settings.max_sessions:
             raise ApiError(429, "too_many_sessions", f"{len(self._live)} sessions are open", retry=True)
         key = secrets.token_urlsafe(_KEY_BYTES)
@@ -50,7 +51,12 @@ class SessionStore:
         seed = int(sha256(b"seed" + key.encode()).hexdigest()[:8], 16) if seed is None else seed
         session = self._live[id] = self._made(id, trial, sampling, seed, max_turns)
         described = {"session": id, "trial": trial, "sampling": sampling, "seed": seed, "max_turns": max_turns}
-        await session.journal.begin({"k": "open", **described, "time": time.time()})
+        try:
+            await session.journal.begin({"k": "open", **described, "time": time.time()})
+        except OSError as error:
+            del self._live[id]
+            self.parts.metrics.journal_errors += 1
+            raise ApiError(503, "journal_unwritable", f"The session cannot be stored: {error.strerror}.", retry=True) from error
         return session, key
 
     async def by_key(self, key: str) -> Session:
@@ -92,9 +98,11 @@ class SessionStore:
         await asyncio.gather(*(session.suspend() for session in self._live.values()))
         self._files.close_all()
 
-    async def _read(self, id: str) -> Session:
+    async def _read(self, id: str) -> Session | None:
         path = journal_path(self.directory, id)
         records = await asyncio.get_running_loop().run_in_executor(self.parts.executor, lambda: list(read_journal(path)))
+        if not records:  # the machine crashed before the first turn was on disk
+            return None
         first, rest = records[0], records[1:]
         session = self._made(id, first["trial"], first["sampling"], first["seed"], first["max_turns"])
         session.tree = read_tree(rest)

@@ -28,7 +28,7 @@ from swerl.gateway.errors import bad_request
 from swerl.gateway.tokenizer import Tokenizer, load_tokenizer, special_tokens, stop_token_ids, template_texts
 
 # What a template raises for a conversation it was not written for: its own refusal, or an operation on a field it did not expect.
-_REFUSALS = (jinja2.TemplateError, TypeError)
+_REFUSALS = (jinja2.TemplateError, TypeError, RecursionError)
 
 
 class ChatTemplate:

@@ -39,22 +39,28 @@ class Verdict:
         return self.tokens > 0 and self.max_difference <= tolerance
 
 
-def load_rows(file: Path) -> tuple[list[dict[str, Any]], float]:
-    """Paths and sampling temperature of a recording: the JSON the admin surface gives, or a session's journal.
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """``rows`` as in a recording's ``paths``; ``trial`` is the identity its session was opened for."""
 
-    Raises SwerlError SWERL-G010 for anything else.
-    """
+    rows: list[dict[str, Any]]
+    temperature: float
+    trial: Mapping[str, Any]
+
+
+def load_recording(file: Path) -> Recording:
+    """The JSON the admin surface gives, or a session's journal. Raises SwerlError SWERL-G010 for anything else."""
     try:
         if file.suffix == ".jsonl":
             records = list(read_journal(file, mend=False))
-            rows, sampling = [p.as_dict() for p in paths(read_tree(records))], records[0]["sampling"]
+            rows, head = [p.as_dict() for p in paths(read_tree(records))], records[0]
         else:
-            recording = orjson.loads(file.read_bytes())
-            rows, sampling = recording["paths"], recording["sampling"]
+            head = orjson.loads(file.read_bytes())
+            rows = head["paths"]
+        temperature, trial = head["sampling"].get("temperature"), head["trial"]
     except (orjson.JSONDecodeError, KeyError, IndexError, TypeError) as error:
         raise fail("SWERL-G010", f"no recording: {error!r}", "give a session's journal or the JSON of its recording", str(file)) from error
-    temperature = sampling.get("temperature")
-    return rows, 1.0 if temperature is None else float(temperature)
+    return Recording(rows, 1.0 if temperature is None else float(temperature), trial)
 
 
 Score = Callable[[Mapping[str, Any], float], list[float]]
@@ -65,7 +71,9 @@ def scorer(model_path: Path) -> Score:
     transformers."""
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32).eval()
 
     def score(row: Mapping[str, Any], scale: float) -> list[float]:

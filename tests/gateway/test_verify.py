@@ -9,16 +9,17 @@ import pytest
 from gatewaykit import gateway_on
 
 from swerl.cli import run
+from swerl.config.schema import PROJECT_ROOT
 from swerl.errors import SwerlError
 from swerl.gateway.engines.scripted import ScriptedEngine, ScriptReply
-from swerl.gateway.verify import load_rows, scorer, verify
+from swerl.gateway.verify import load_recording, scorer, verify
 
 TASK = [{"role": "user", "content": "f returns 2"}]
 
 
 @pytest.fixture(scope="module")
 def policy(model_dir):
-    """The test policy with random weights, and a function that samples from it as an engine would."""
+    """The test policy with random weights."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -28,6 +29,13 @@ def policy(model_dir):
     )
     model = Qwen3ForCausalLM(config).eval()
     model.save_pretrained(model_dir)
+
+    return policy_of(model)
+
+
+def policy_of(model):
+    """Samples as an engine would: prompt, temperature and number of tokens to tokens and their log-probabilities."""
+    import torch
 
     def sample(prompt: list[int], temperature: float, count: int) -> tuple[list[int], list[float]]:
         ids, logprobs = list(prompt), []
@@ -68,7 +76,8 @@ def test_a_faithful_recording_agrees_and_a_wrong_one_does_not(tmp_path, model_di
     (tmp_path / "recording.json").write_bytes(orjson.dumps(recording))
     (journal,) = (tmp_path / "gateway" / "sessions").iterdir()
     for file in (tmp_path / "recording.json", journal):
-        rows, temperature = load_rows(file)
+        loaded = load_recording(file)
+        rows, temperature = loaded.rows, loaded.temperature
         verdict = verify(rows, scorer(model_dir), temperature=temperature)
         assert (verdict.paths, verdict.tokens) == (1, 18) and verdict.agrees(1e-4)
     assert not verify(rows, scorer(model_dir), temperature=temperature, raw=True).agrees()
@@ -85,9 +94,66 @@ def test_a_faithful_recording_agrees_and_a_wrong_one_does_not(tmp_path, model_di
     assert not verdict.agrees() and verdict.max_difference > 0.01
 
 
+def test_a_runs_recordings_are_compared_with_the_weights_they_were_sampled_by(tmp_path, model_dir, vllm_reader, policy, capsys):
+    """Two checkpoints of other weights: each session is held against its own, and a version that was not saved is counted."""
+    import shutil
+
+    import torch
+    from transformers import Qwen3ForCausalLM
+
+    from swerl.config import dump_resolved, load
+
+    run_dir = tmp_path / "runs" / "r"
+    later = run_dir / "checkpoints" / "global_step_3"
+    other = Qwen3ForCausalLM.from_pretrained(model_dir)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.3)
+    other.save_pretrained(later / "actor" / "huggingface")
+    (later / "swerl.json").write_bytes(orjson.dumps({"step": 3, "version": "L1:3"}))
+    config = load(PROJECT_ROOT / "config.yaml", "demo-cpu", {"model.model_path": str(model_dir)}, env={})
+    (run_dir / "resolved.json").write_bytes(dump_resolved(config))
+    sampled = {"init:0": policy, "L1:3": policy_of(other), "L1:2": policy}
+    drawn: dict[tuple, float] = {}
+
+    async def record() -> None:
+        for epoch, (version, sample) in enumerate(sampled.items(), 1):
+
+            def script(turn, sample=sample):
+                ids, logprobs = sample(list(turn.prompt_ids), 1.0, 6)
+                drawn.update({(token, len(turn.prompt_ids) + i): lp for i, (token, lp) in enumerate(zip(ids, logprobs, strict=True))})
+                return ScriptReply(token_ids=ids, end=False)
+
+            engine = ScriptedEngine(script, model_dir, epoch=epoch, version=int(version[-1]))
+            await engine.start()
+            async with gateway_on(run_dir, model_dir, vllm_reader) as kit:
+                await kit.admin("POST", "/engine", engine.registration())
+                _, key = await kit.open(trial={"version": version}, sampling={"temperature": 1.0})
+                await kit.chat(key, TASK)
+            await engine.stop()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("swerl.gateway.engines.scripted.scripted_logprob", lambda token, position: drawn[token, position])
+        asyncio.run(record())
+    sessions = run_dir / "gateway" / "sessions"
+    assert run(["gateway", "verify", str(sessions)]) == 0
+    told = capsys.readouterr().out
+    assert "2 recordings, 2 paths, 12 tokens compared" in told and "1 recording not compared; no weights on disk of L1:2" in told
+    assert "they agree" in told and f"L1:3: {later / 'actor' / 'huggingface'}" in told
+    assert run(["gateway", "verify", str(sessions), "--model", str(model_dir)]) == 1
+    assert "they do not agree" in capsys.readouterr().out
+    shutil.rmtree(later)
+    (file,) = [f for f in sessions.iterdir() if b'"L1:3"' in f.read_bytes()]
+    assert run(["gateway", "verify", str(file)]) == 1
+    assert "nothing to compare: name the weights with --model" in capsys.readouterr().out
+    shutil.copy(file, tmp_path / "alone.jsonl")
+    assert run(["gateway", "verify", str(tmp_path / "alone.jsonl")]) == 1
+    assert "SWERL-G012" in capsys.readouterr().err
+
+
 def test_what_is_no_recording_is_said(tmp_path):
     for name, data in (("a.json", b"{}"), ("b.json", b"{"), ("c.jsonl", b"")):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(SwerlError) as caught:
-            load_rows(tmp_path / name)
+            load_recording(tmp_path / name)
         assert caught.value.problems[0].id == "SWERL-G010"

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from swerl.gateway.chat import ChatRequest, Message, ToolCall, parsed_arguments
-from swerl.gateway.dialects.base import Reply, event, is_retry, joined_text, number, stops
+from swerl.gateway.dialects.base import Reply, event, is_retry, joined_text, number, stops, written
 from swerl.gateway.errors import ApiError, bad_request
 from swerl.gateway.history import Histories, flatten
 
@@ -134,7 +134,7 @@ def _assistant(content: Any, param: str) -> Message:
     for i, block in enumerate(content):
         kind = block.get("type") if isinstance(block, dict) else None
         if kind == "tool_use":
-            arguments = orjson.dumps(block.get("input") or {}).decode()
+            arguments = written(block.get("input") or {}, f"{param}.{i}.input")
             calls.append(ToolCall(str(block.get("id") or ""), str(block.get("name") or ""), arguments))
         elif kind == "thinking":
             reasoning.append(str(block.get("thinking") or ""))

@@ -86,6 +86,33 @@ def stops(value: Any, name: str) -> tuple[str, ...]:
     return tuple(s for s in listed if s)
 
 
+def text_of(value: Any, param: str) -> str:
+    """A text of the request, empty when absent. Raises ApiError 400 for anything else."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise bad_request(f"{param} must be a string", param=param)
+    return value
+
+
+def section(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """An object inside the request, empty when absent. Raises ApiError 400 for anything else."""
+    value = body.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise bad_request(f"{name} must be an object", param=name)
+    return value
+
+
+def written(value: Any, param: str) -> str:
+    """``value`` as JSON text. Raises ApiError 400 for one that is nested too deeply."""
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError as error:
+        raise bad_request(f"{param}: {error}", param=param) from error
+
+
 def joined_text(content: Any, param: str, text_types: frozenset[str]) -> str:
     """The text of a content field: a string, or parts of which only text is understood. Raises ApiError 400 for images and the like."""
     if content is None:
@@ -98,8 +125,8 @@ def joined_text(content: Any, param: str, text_types: frozenset[str]) -> str:
     for part in content:
         if isinstance(part, str):
             texts.append(part)
-        elif isinstance(part, dict) and part.get("type") in text_types:
-            texts.append(part.get("text") or part.get("refusal") or "")
+        elif isinstance(part, dict) and isinstance(part.get("type"), str) and part["type"] in text_types:
+            texts.append(text_of(part.get("text") or part.get("refusal"), f"{param}.text"))
         else:
             kind = part.get("type") if isinstance(part, dict) else type(part).__name__
             raise bad_request(f"this policy reads text only; a content part is {kind!r}", param=param)

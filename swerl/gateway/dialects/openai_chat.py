@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from swerl.gateway.chat import ChatRequest, Message, ToolCall
-from swerl.gateway.dialects.base import Reply, event, is_retry, joined_text, number, stops
+from swerl.gateway.dialects.base import Reply, event, is_retry, joined_text, number, section, stops, text_of
 from swerl.gateway.errors import ApiError, bad_request
 from swerl.gateway.history import Histories, flatten
 from swerl.gateway.tree import lineage
@@ -27,10 +27,10 @@ class OpenAIChat:
         max_tokens = number(body, "max_completion_tokens", int) or number(body, "max_tokens", int)
         if max_tokens is not None and max_tokens < 1:
             raise bad_request("max_tokens must be at least 1", param="max_tokens")
-        if (form := (body.get("response_format") or {}).get("type", "text")) != "text":
+        if (form := section(body, "response_format").get("type", "text")) != "text":
             raise bad_request(f"response_format {form!r} is not served: it would change the policy's distribution", param="response_format")
-        options = body.get("stream_options") or {}
-        template_kwargs = body.get("chat_template_kwargs") or {}
+        options = section(body, "stream_options")
+        template_kwargs = section(body, "chat_template_kwargs")
         conversation = seen.recall(messages, body.get("tools"), template_kwargs, _message, _tools)
         flat, same = flatten(conversation.converted, conversation.same_items)
         return ChatRequest(
@@ -110,7 +110,7 @@ class OpenAIChat:
 
 def _message(value: Any, at: int) -> tuple[Message]:
     param = f"messages[{at}]"
-    if not isinstance(value, dict) or value.get("role") not in _ROLES:
+    if not isinstance(value, dict) or not isinstance(value.get("role"), str) or value["role"] not in _ROLES:
         raise bad_request(f"{param} must have one of the roles {', '.join(_ROLES)}", param=param)
     calls = value.get("tool_calls") or []
     if not isinstance(calls, list):
@@ -118,10 +118,10 @@ def _message(value: Any, at: int) -> tuple[Message]:
     message = Message(
         role=_ROLES[value["role"]],  # type: ignore[arg-type]
         text=joined_text(value.get("content"), f"{param}.content", _TEXT),
-        reasoning=value.get("reasoning_content") or value.get("reasoning") or None,
+        reasoning=text_of(value.get("reasoning_content") or value.get("reasoning"), f"{param}.reasoning_content") or None,
         tool_calls=tuple(_tool_call(c, f"{param}.tool_calls[{i}]") for i, c in enumerate(calls)),
-        tool_call_id=value.get("tool_call_id"),
-        name=value.get("name"),
+        tool_call_id=text_of(value.get("tool_call_id"), f"{param}.tool_call_id") or None,
+        name=text_of(value.get("name"), f"{param}.name") or None,
     )
     return (message,)
 

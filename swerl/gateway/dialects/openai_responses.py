@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from swerl.gateway.chat import ChatRequest, Message, ToolCall
-from swerl.gateway.dialects.base import Reply, event, is_retry, joined_text, number
+from swerl.gateway.dialects.base import Reply, event, is_retry, joined_text, number, section
 from swerl.gateway.errors import ApiError, bad_request
 from swerl.gateway.history import Histories
 
@@ -33,7 +33,7 @@ class OpenAIResponses:
         instructions = body.get("instructions")
         if isinstance(instructions, str) and instructions:
             items = [{"type": "message", "role": "system", "content": instructions}, *items]
-        if (form := ((body.get("text") or {}).get("format") or {}).get("type", "text")) != "text":
+        if (form := section(section(body, "text"), "format").get("type", "text")) != "text":
             raise bad_request(f"text.format {form!r} is not served: it would change the policy's distribution", param="text.format")
         max_tokens = number(body, "max_output_tokens", int)
         if max_tokens is not None and max_tokens < 1:
@@ -97,7 +97,7 @@ def _item(item: Any, at: int) -> Message | _Part:
     if not isinstance(item, dict):
         raise bad_request(f"{param} must be an object", param=param)
     kind = item.get("type") or "message"
-    if kind == "message" and item.get("role") in _ROLES:
+    if kind == "message" and isinstance(item.get("role"), str) and item["role"] in _ROLES:
         text = joined_text(item.get("content"), f"{param}.content", _TEXT)
         return _Part("text", text) if item["role"] == "assistant" else Message(_ROLES[item["role"]], text)  # type: ignore[arg-type]
     if kind == "reasoning":
@@ -153,7 +153,10 @@ def _tools(value: Any) -> tuple[Mapping[str, Any], ...]:
                 raise bad_request(f"tools[{i}].name is missing", param=f"tools[{i}]")
             tools.append({"type": "function", "function": function})
         elif tool.get("type") == "namespace":
-            tools.extend(_tools(tool.get("tools")))
+            inner = tool.get("tools")
+            if isinstance(inner, list) and any(isinstance(t, dict) and t.get("type") == "namespace" for t in inner):
+                raise bad_request(f"tools[{i}]: a namespace inside a namespace is not served", param=f"tools[{i}]")
+            tools.extend(_tools(inner))
     return tuple(tools)
 
 
