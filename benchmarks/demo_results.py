@@ -98,7 +98,7 @@ def summary(run: RunDir) -> dict[str, Any]:
         "trained_trials": sum(row.data["swerl/trials/in_loss"] for row in rows),
         "commit": manifest["source"]["commit"],
         "dirty": manifest["source"]["dirty"],
-        "seeds": manifest["seeds"],
+        "seeds": manifest.get("situation", manifest)["seeds"],
         "learning_rate": config.algorithm.learning_rate,
         "num_workers": config.harbor_runtime.num_workers,
         "host": {key: manifest["host"][key] for key in ("cpus", "memory_mb", "gpus")},

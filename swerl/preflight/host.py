@@ -62,7 +62,9 @@ class PortsAreFree(Check):
         infra = ctx.cfg.infrastructure
         wanted = {"litellm_port": infra.litellm_port}
         if infra.nnodes > 1:
-            wanted |= {"ray_port": infra.ray_port, "ray_dashboard_port": infra.ray_dashboard_port}
+            wanted["ray_port"] = infra.ray_port
+        if infra.nnodes > 1 or infra.device == "cuda":  # Ray ends at its start when the port of its dashboard is taken
+            wanted["ray_dashboard_port"] = infra.ray_dashboard_port
         taken = listeners(ctx)
         for key, port in wanted.items():
             if port in taken and ctx.is_leftover(taken[port].pid):
