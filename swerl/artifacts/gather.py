@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 import yaml
 
+from swerl.artifacts.crate import write_crate
 from swerl.artifacts.ledger import ARCHIVES, Ledger
 from swerl.artifacts.outputs import runtime_output
 from swerl.artifacts.provenance import seal_archive
@@ -82,6 +83,7 @@ def _fill(staged: Path, run: RunDir, config: RunConfig, trials: int, notes: str)
     content = _digest(staged)
     metadata = {**_metadata(run, config), "trajectories": copied, "content_sha256": content, "notes": notes}
     (staged / "metadata.yaml").write_text(yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True))
+    write_crate(staged, metadata)
     completed = metadata["completed_at"]
     seal_archive(staged, finished=datetime.fromisoformat(completed).timestamp() if completed else None, outcome=metadata["status"])
     _write_sums(staged)

@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from swerl.artifacts.crate import CRATE_FILE, crate_problems
 from swerl.artifacts.signing import opened, payload, sign
 from swerl.artifacts.statement import PREDICATE, STATEMENT, statement
 from swerl.environment.hashing import files_sha256
@@ -80,6 +81,9 @@ def check(folder: Path, public_key: Path | None = None) -> Checked:
     if (folder / "metadata.yaml").exists():  # an archive; a run's directory holds much besides
         present = {str(p.relative_to(folder)) for p in _stated(folder)}
         problems += [_differs("SWERL-A013", f"{name} is in no statement", folder / name) for name in sorted(present - subjects.keys())]
+        named = {problem.where for problem in problems}
+        crate = crate_problems(folder) if (folder / CRATE_FILE).exists() else []
+        problems += [problem for problem in crate if problem.where not in named]  # each difference once
     return Checked(found, len(subjects), public_key, tuple(problems))
 
 
