@@ -39,6 +39,11 @@ class Admission:
         self._resident: OrderedDict[str, int] = OrderedDict()
         self._resident_tokens = 0
 
+    def bound(self, kv_tokens: int) -> None:
+        """From now on; what is inside stays inside."""
+        self.kv_tokens = kv_tokens
+        self._let_in()
+
     def must_wait(self, tokens: int) -> bool:
         return bool(self._waiting) or not self._fits(tokens)
 

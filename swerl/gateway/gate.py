@@ -187,6 +187,7 @@ class EngineGate:
             "waiting": self.waiting,
             "admitted": self._admission.inside,
             "admitted_tokens": self._admission.inside_tokens,
+            "kv_cache_tokens": self._admission.kv_tokens,
         }
 
 

@@ -252,6 +252,8 @@ def _named(get: Any, name: str, manager: Any, key: str) -> Any:
     except KeyError as error:
         known = ", ".join(sorted(manager.list_registered()))
         raise fail("SWERL-G005", f"vLLM has no parser {name!r}", f"choose one of: {known}", key) from error
+    except ImportError as error:
+        raise fail("SWERL-G013", f"vLLM's parser {name!r} needs what is not installed: {error}", "choose another parser", key) from error
 
 
 def _possible(text: str, sequence: str) -> int:

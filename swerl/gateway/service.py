@@ -18,6 +18,7 @@ from aiohttp import web
 from swerl.errors import SwerlError, fail
 from swerl.gateway.admin import AdminSurface
 from swerl.gateway.admission import Admission
+from swerl.gateway.capacity import follow
 from swerl.gateway.chat import ChatRequest, Message
 from swerl.gateway.engines.base import Engine, EngineSpec
 from swerl.gateway.engines.bridge import BridgeEngine
@@ -66,7 +67,7 @@ class Gateway:
     async def start(self) -> None:
         """Listening and announced when it returns."""
         settings = self.settings
-        admission = Admission(settings.max_in_flight, settings.kv_cache_tokens)
+        admission = Admission(settings.max_in_flight, max(0, settings.kv_cache_tokens))
         self.gate = EngineGate(connect, settings.journal_dir / "engine.json", settings.max_hold_s, admission)
         placer = Placer(self.template, StartCache(self.template).tokens, settings.on_rewrite)
         self.store = SessionStore(Parts(settings, placer, self.gate, self.reader, ToolSets(), self.executor, self.events, self.metrics))
@@ -84,6 +85,8 @@ class Gateway:
             asyncio.create_task(self._forget_idle()),
             asyncio.create_task(self._tell()),
         ]
+        if settings.kv_cache_tokens < 0:
+            self._tasks.append(asyncio.create_task(follow(self.gate, admission, self.events)))
         if settings.services_path is not None:
             entry = {"public_url": self.public_url, "admin_url": self.admin_url, "admin_token": self.admin_token}
             announce(settings.services_path, "gateway", entry)

@@ -38,7 +38,7 @@ class GatewaySettings:
     idle_connection_s: float = 75.0  # a connection may be this long without a whole request head
     max_hold_s: float = 3600.0
     max_in_flight: int = 2048  # turns with the engine at a time; an engine bridge admits fewer and queues the rest
-    kv_cache_tokens: int = 0  # tokens of context with the engine at a time; 0: not bounded
+    kv_cache_tokens: int = 0  # tokens of context with the engine at a time; 0: not bounded, -1: what the engine says it holds
     keepalive_s: float = 10.0
     max_sessions: int = 16384
     disconnect_grace_s: float = 5.0

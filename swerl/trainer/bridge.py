@@ -9,6 +9,7 @@ requests can block a weight update. The rest wait here and can be aborted while 
 ``POST /generate``  {"epoch","request_id","session","prompt_ids","sampling"}, with sampling of {"temperature","top_p","top_k","max_tokens",
     "seed","stop","stop_token_ids"}, -> {"token_ids","logprobs","versions","finish_reason": "stop" | "length" | "aborted","cached_tokens"}
 ``POST /abort``     {"request_ids"} -> {"aborted": n}; the aborted requests answer with what they had.
+``POST /cache``     -> {"kv_cache_tokens"}: what the replicas' KV caches hold together, null when one of them does not say.
 401 wrong token, 409 stale epoch.
 """
 
@@ -21,11 +22,15 @@ import time
 from collections import defaultdict
 from typing import Any
 
+import aiohttp
 import orjson
 from aiohttp import web
 from verl.workers.rollout.llm_server import LLMServerClient
 
+from swerl.gateway.engines.metrics_text import tokens_in
+
 _ABORT_PATIENCE_S = 5.0
+_METRICS_S = 10.0
 _SAMPLING_KEYS = ("temperature", "top_p", "top_k", "seed", "stop", "stop_token_ids")
 
 
@@ -43,6 +48,10 @@ class BridgeClient(LLMServerClient):
                 return await server.generate.remote(request_id=request_id, prompt_ids=prompt_ids, sampling_params=sampling)
         finally:
             self._release_server(server_id, request_id=session)
+
+    async def addresses(self) -> list[str]:
+        """``host:port`` of every replica's own server; verl names its replicas so."""
+        return list(await self._load_balancer.get_all_servers.remote())
 
 
 class PendingRequest:
@@ -68,7 +77,7 @@ class EngineBridge:
     async def start(self) -> dict[str, Any]:
         """Listen on a free port of ``bind_host`` and return {"url", "token", "epoch"}."""
         app = web.Application(client_max_size=256 << 20)
-        app.add_routes([web.post("/generate", self._generate), web.post("/abort", self._abort)])
+        app.add_routes([web.post("/generate", self._generate), web.post("/abort", self._abort), web.post("/cache", self._cache)])
         # handler_cancellation: a gateway that goes away ends its requests in the engine instead of leaving them to run
         self.runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
         await self.runner.setup()
@@ -131,6 +140,11 @@ class EngineBridge:
         body = await self._authorised(request)
         return web.json_response({"aborted": await self._abort_requests(body.get("request_ids", []))})
 
+    async def _cache(self, request: web.Request) -> web.Response:
+        await self._authorised(request)
+        held = await asyncio.gather(*(_cache_tokens(address) for address in await self.client.addresses()))
+        return web.json_response({"kv_cache_tokens": None if None in held or not held else sum(held)})
+
     async def _abort_requests(self, request_ids: list[str]) -> int:
         """Abort what is pending among ``request_ids`` and say how many were; the prefix cache keeps what it has."""
         known = [(request_id, self.pending[request_id]) for request_id in request_ids if request_id in self.pending]
@@ -155,3 +169,14 @@ class EngineBridge:
         if body.get("epoch", self.epoch) != self.epoch:
             raise web.HTTPConflict(text=f"this engine is of epoch {self.epoch}")
         return body
+
+
+async def _cache_tokens(address: str) -> int | None:
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_METRICS_S)) as client,
+            client.get(f"http://{address}/metrics") as response,
+        ):
+            return tokens_in(await response.text()) if response.status == 200 else None
+    except (TimeoutError, aiohttp.ClientError):
+        return None  # the gateway takes it as "does not say"

@@ -9,7 +9,7 @@ from gatewaykit import CHATML, TOOLS, call_text, write_model
 
 from swerl.errors import SwerlError
 from swerl.gateway.chat import ChatRequest, Message
-from swerl.gateway.parsers import VllmParsers, cut_at_stop
+from swerl.gateway.parsers import VllmParsers, _named, cut_at_stop
 from swerl.gateway.sampling import Sampled
 from swerl.gateway.template import ChatTemplate
 
@@ -62,6 +62,27 @@ def test_a_parser_that_cannot_read_the_models_calls_is_refused(tmp_path, vllm_re
     assert problem(tmp_path / "b", CHATML, "no_such_parser") == "SWERL-G005"
     assert problem(tmp_path / "c", template_writing("{{- '@@' + call.name + '@@' + (call.arguments | tojson) }}")) == "SWERL-G007"
     assert problem(tmp_path / "d", CHATML, "auto", "deepseek_r1") == "SWERL-G009"
+
+
+@pytest.mark.slow
+def test_every_parser_of_vllm_is_found_by_its_name(vllm_reader):
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
+
+    for manager, get in (
+        (ToolParserManager, ToolParserManager.get_tool_parser),
+        (ReasoningParserManager, ReasoningParserManager.get_reasoning_parser),
+    ):
+        names = manager.list_registered()
+        assert len(names) > 20 and {"qwen3", "hermes"} & set(names)
+        bare = set()
+        for name in names:
+            try:
+                assert _named(get, name, manager, "model.tool_parser") is get(name)
+            except SwerlError as error:
+                assert error.problems[0].id == "SWERL-G013", "a parser whose own package is not in the lock is named as such"
+                bare.add(name)
+        assert len(bare) < 5
 
 
 def test_a_template_without_calls_serves_text_agents(tmp_path, vllm_reader):

@@ -57,12 +57,10 @@ class AnthropicMessages:
         )
 
     def answer(self, reply: Reply) -> dict[str, Any]:
-        answer = reply.turn.answer
         return {
             **_head(reply),
             "content": _blocks(reply),
-            "stop_reason": _STOP[answer.finish],
-            "stop_sequence": None,
+            **_ending(reply),
             "usage": {**_input_usage(reply), "output_tokens": reply.turn.tokens.count},
         }
 
@@ -77,8 +75,9 @@ class AnthropicMessages:
             if not reply.whole:
                 return
             yield _named({"type": "content_block_stop", "index": i})
-        ended = {"stop_reason": _STOP[reply.turn.answer.finish], "stop_sequence": None}
-        yield _named({"type": "message_delta", "delta": ended, "usage": {**_input_usage(reply), "output_tokens": reply.turn.tokens.count}})
+        yield _named(
+            {"type": "message_delta", "delta": _ending(reply), "usage": {**_input_usage(reply), "output_tokens": reply.turn.tokens.count}}
+        )
         yield _named({"type": "message_stop"})
 
     def error(self, error: ApiError) -> dict[str, Any]:
@@ -175,6 +174,11 @@ def _tool_choice(value: Any) -> str:
 
 def _head(reply: Reply) -> dict[str, Any]:
     return {"id": f"msg_{reply.id}", "type": "message", "role": "assistant", "model": reply.request.model}
+
+
+def _ending(reply: Reply) -> dict[str, Any]:
+    sequence = reply.stop_sequence
+    return {"stop_reason": "stop_sequence" if sequence else _STOP[reply.turn.answer.finish], "stop_sequence": sequence}
 
 
 def _blocks(reply: Reply) -> list[dict[str, Any]]:

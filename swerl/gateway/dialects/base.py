@@ -30,6 +30,14 @@ class Reply:
     whole: bool = True
 
     @property
+    def stop_sequence(self) -> str | None:
+        """The client's stop sequence that ended the turn; None when something else did."""
+        if not self.request.stop or self.turn.answer.finish != "stop":
+            return None
+        text = self.tokenizer.decode(self.turn.tokens.ids(), skip_special=False)
+        return min((s for s in self.request.stop if s in text), key=text.find, default=None)
+
+    @property
     def text_pieces(self) -> list[str]:
         """The answer's text, cut where it was cut on its way. Text that was sent stands, even if it turned out to belong to a call."""
         content, before = self.turn.answer.content, "".join(self.sent)

@@ -64,6 +64,10 @@ class Engine(Protocol):
 
     async def abort(self, request_ids: Sequence[str]) -> None: ...
 
+    async def cache_tokens(self) -> int | None:
+        """What its KV caches hold together; None when it does not say. Raises EngineAwayError or EngineError."""
+        ...
+
     async def close(self) -> None: ...
 
 

@@ -1,7 +1,7 @@
 """The engine bridge over HTTP: verl's engines while a trainer runs, the scripted engine in tests.
 
-``POST /generate`` and ``POST /abort`` as in `swerl.gateway.engines.scripted`. Status 409 (another epoch), 503 and a broken connection mean
-that the engine is away; any other error status is the engine's refusal of this request.
+``POST /generate``, ``POST /abort`` and ``POST /cache`` as in `swerl.gateway.engines.scripted`. Status 409 (another epoch), 503 and a broken
+connection mean that the engine is away; any other error status is the engine's refusal of this request.
 """
 
 from __future__ import annotations
@@ -41,6 +41,11 @@ class BridgeEngine:
 
     async def abort(self, request_ids: Sequence[str]) -> None:
         await self._post("/abort", orjson.dumps({"epoch": self._epoch, "request_ids": list(request_ids)}))
+
+    async def cache_tokens(self) -> int | None:
+        answer = await self._post("/cache", orjson.dumps({"epoch": self._epoch}))
+        tokens = answer.get("kv_cache_tokens")
+        return tokens if isinstance(tokens, int) else None
 
     async def close(self) -> None:
         await self._client.close()

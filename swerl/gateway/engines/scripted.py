@@ -9,6 +9,7 @@ a `ScriptReply` for control over tokens, delay and finish. Log-probabilities are
 ``POST /generate`` {"epoch","request_id","session","prompt_ids","sampling"}
     -> {"token_ids","logprobs","versions","finish_reason","cached_tokens"}
 ``POST /abort``    {"request_ids"} or {"session"}: these answer at once with what they have, finish_reason "aborted"
+``POST /cache``    -> {"kv_cache_tokens"}, None unless it was given
 ``POST /control``  {"version"} {"away"} {"epoch"}: what a test changes while it runs
 """
 
@@ -76,6 +77,7 @@ class ScriptedEngine:
         self.stop_ids = sorted(stop_token_ids(model_path, self.tokenizer)) if model_path and self.tokenizer else []
         self.token = secrets.token_hex(16)
         self.url = ""
+        self.kv_cache_tokens: int | None = None
         self.requests: list[dict[str, Any]] = []
         self._keep_requests = keep_requests
         self._running: dict[str, _Running] = {}
@@ -84,7 +86,8 @@ class ScriptedEngine:
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
         app = web.Application(client_max_size=1 << 30)
-        app.add_routes([web.post("/generate", self._generate), web.post("/abort", self._abort), web.post("/control", self._control)])
+        app.add_routes([web.post("/generate", self._generate), web.post("/abort", self._abort), web.post("/cache", self._cache)])
+        app.add_routes([web.post("/control", self._control)])
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.05)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port, backlog=4096)
@@ -148,6 +151,10 @@ class ScriptedEngine:
         for running in chosen:
             running.aborted.set()
         return _answer({"aborted": len(chosen)})
+
+    async def _cache(self, request: web.Request) -> web.Response:
+        await self._checked(request)
+        return _answer({"kv_cache_tokens": self.kv_cache_tokens})
 
     async def _control(self, request: web.Request) -> web.Response:
         body = orjson.loads(await request.read())

@@ -14,6 +14,7 @@ import aiohttp
 import orjson
 
 from swerl.gateway.engines.base import EngineSpec, FinishReason, OnTokens, Piece, Sampling, checked
+from swerl.gateway.engines.metrics_text import tokens_in
 from swerl.gateway.errors import EngineAwayError, EngineError
 
 _AWAY_STATUS = (401, 404, 502, 503, 504)
@@ -58,6 +59,15 @@ class VllmHttpEngine:
                 running.aborted = True
                 if running.response is not None:
                     running.response.close()
+
+    async def cache_tokens(self) -> int | None:
+        try:
+            async with self._client.get("/metrics", timeout=aiohttp.ClientTimeout(total=10)) as response:
+                if response.status in _AWAY_STATUS:
+                    raise EngineAwayError(f"{response.status} from /metrics")
+                return tokens_in(await response.text()) if response.status == 200 else None
+        except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
+            raise EngineAwayError(f"{type(error).__name__}: {error}") from error
 
     async def close(self) -> None:
         await self._client.close()
