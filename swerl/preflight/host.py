@@ -70,7 +70,7 @@ class PortsAreFree(Check):
             if port in taken and ctx.is_leftover(taken[port].pid):
                 yield Fact(f"port {port} is held by a leftover of this run, which its start ends")
             elif port in taken:
-                yield self.found(f"port {port} is taken by {taken[port].text}", ctx.source(f"infrastructure.{key}"))
+                yield self.found(f"{key} {port} is taken by {taken[port].text}", ctx.source(f"infrastructure.{key}"))
         if len(set(wanted.values())) < len(wanted):
             yield self.found("two of the ports are the same: " + ", ".join(f"{k} {p}" for k, p in wanted.items()), "infrastructure")
         yield Fact(", ".join(f"{k.removesuffix('_port')} {p}" for k, p in wanted.items()))

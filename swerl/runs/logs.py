@@ -56,9 +56,17 @@ def first_error(path: Path, offset: int = 0) -> LogLine | None:
         if _TRACEBACK in line.text:
             inside = True
         elif inside and _RAISED.match(line.text.strip()):
-            return line
+            return _with_message(line, lines)
     severe = next((line for line in lines if _SEVERE.search(line.text)), None)
     return severe or (lines[-1] if lines else None)
+
+
+def _with_message(raised: LogLine, lines: list[LogLine]) -> LogLine:
+    """An exception whose message begins on the next line, together with that line."""
+    if not raised.text.rstrip().endswith(":"):
+        return raised
+    after = next((line.text.strip() for line in lines if line.number > raised.number), "")
+    return LogLine(raised.path, raised.number, f"{raised.text.rstrip()} {after}")
 
 
 class RateLines:

@@ -74,6 +74,15 @@ def test_j16_stale_listener_on_the_gateway_port(site):
     assert str(port) in report.fatal[0].message and f"pid {os.getpid()}" in report.fatal[0].message
 
 
+def test_another_run_has_the_port_of_rays_dashboard(site):
+    """On GPUs Ray starts its dashboard, and ends at once where a second run of the host finds its port taken."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sets = {"infrastructure.ray_dashboard_port": listener.getsockname()[1]}
+        assert site.preflight(sets, only=["SWERL-P701"]).ids == set()  # a CPU run starts none
+        report = site.preflight({**sets, "infrastructure.device": "cuda"}, only=["SWERL-P701"])
+    assert report.ids == {"SWERL-P701"} and "ray_dashboard_port" in report.fatal[0].message
+
+
 def test_j31_sandboxes_without_a_memory_limit(site):
     """One runaway test suite would take the host with it; many bounded ones would too."""
     assert site.preflight({"harbor_agent.environment_override_memory_mb": None}, only=["SWERL-P705"]).ids == {"SWERL-P705"}

@@ -22,6 +22,7 @@ PROBLEM = "Traceback (most recent call last):\n  File\nKeyError: 'x'\nSWERL-M001
     ("text", "number", "said"),
     [
         ("INFO Failed: b'RPC error: late'\nTraceback (most recent call last):\n  File x\nException: no room\n", 4, "Exception: no room"),
+        ("Traceback (most recent call last):\n  File x\nException: \nThe port is taken\n", 3, "Exception: The port is taken"),
         (CHAINED, 4, "ValueError: data size must be divisible"),
         (PROBLEM, 4, "SWERL-M001 policy/: weights are missing"),
         ("warming up\nE 12:00 ERROR cannot bind\nbye\n", 2, "E 12:00 ERROR cannot bind"),
