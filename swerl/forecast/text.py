@@ -25,7 +25,7 @@ def memory_lines(result: Forecast) -> list[str]:
         f"KV cache          {engine.kv_bytes_per_token:,} B a token and {device}" + _kv_text(result),
         f"trainer           ~{size(trainer.peak_bytes)} a {device} at the peak: states {size(trainer.state_bytes)}, "
         f"gathered {size(trainer.gathered_bytes)}, activations ~{size(trainer.activation_bytes)}, "
-        f"logits ~{size(trainer.logits_bytes)} ({plan.tokens_per_gpu:,} tokens)",
+        f"logits ~{size(trainer.logits_bytes)} ({plan.tokens_per_gpu:,} tokens){_beyond(result)}",
         f"checkpoint        {about}{size(store.save_bytes)} a save"
         + (
             f", {store.saves} save(s), at most {size(store.peak_bytes)} on disk at once"
@@ -38,6 +38,14 @@ def memory_lines(result: Forecast) -> list[str]:
     parts += [("processes", host.process_bytes), ("sandboxes", host.sandbox_bytes)]
     told = ", ".join(f"{name} {size(amount)}" for name, amount in parts if amount)
     return [*lines, f"host memory       ~{size(host.total_bytes)} on the busiest node: {told}"]
+
+
+def _beyond(result: Forecast) -> str:
+    """Said where the forecast is, and not left for the reader to subtract; SWERL-P605 says it on the machine."""
+    memory = result.plan.gpu_memory_bytes
+    if result.plan.cpu or memory is None or result.trainer.peak_bytes <= memory:
+        return ""
+    return f"; more than a GPU's {size(memory)}: raise training.sp_size, lower training.max_token_len_per_gpu, or use more GPUs"
 
 
 def _kv_text(result: Forecast) -> str:

@@ -32,6 +32,11 @@ def test_data_and_the_size_of_a_gpu():
     assert large["engine"]["kv_tokens"] > small["engine"]["kv_tokens"]
 
 
+def test_a_trainer_that_does_not_fit_is_said_so():
+    beyond = "more than a GPU's 80.0 GiB"
+    assert beyond in call("--model-config", str(MOE)) and beyond not in call("--model-config", str(MOE), "--gpu-memory-gb", "141")
+
+
 def test_policy_of_the_profile(site):
     text = call("--profile", "demo-cpu", "--set", f"model.model_path={site.model}", "--set", f"data.data_dir={site.data}")
     assert "25.79k parameters" in text and "at most" in text
