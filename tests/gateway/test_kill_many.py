@@ -16,7 +16,7 @@ from swerl.gateway.engines.scripted import ScriptedEngine, register
 from swerl.gateway.journal import read_journal
 from swerl.gateway.store import session_id
 
-SESSIONS, ASKED, READY_S = 20_000, 200, 10.0
+SESSIONS, ASKED, READY_S = 5_000, 100, 10.0
 
 
 def copies(directory, original, count: int) -> list[str]:
