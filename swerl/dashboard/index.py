@@ -69,7 +69,10 @@ class RunIndex:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A connection for one question."""
-        db = self._idle.pop() if self._idle else store.open_reader(self.path)
+        try:
+            db = self._idle.pop()
+        except IndexError:
+            db = store.open_reader(self.path)
         try:
             yield db
         finally:

@@ -13,9 +13,9 @@ export function runUrl(run: string, view: string, params: Params = {}): string {
 
 export async function ask<T>(url: string, signal?: AbortSignal): Promise<T> {
   const answer = await fetch(url, { signal, headers: { Accept: "application/json" } });
-  const body = await answer.json().catch(() => ({ error: `the server answered ${answer.status}` }));
-  if (!answer.ok) throw new Error(body.error ?? `the server answered ${answer.status}`);
-  return body as T;
+  if (answer.ok) return await answer.json() as T;  // an answer that breaks off, or is no longer wanted, is none
+  const body = await answer.json().catch(() => ({}));
+  throw new Error(body.error ?? `the server answered ${answer.status}`);
 }
 
 /** The answer to `url`, asked again when `revision` changes; what was known stays until the new answer is there. */

@@ -127,7 +127,7 @@ export function Stack(props: { title: string; steps: readonly number[]; parts: r
   height?: number; unit?: (v: number) => string; tick?: (v: number) => string; onPick?: (step: number) => void; picked?: number | null }) {
   const [box, width] = useWidth<HTMLDivElement>();
   const readout = useRef<HTMLOutputElement | null>(null);
-  const height = props.height ?? 150, left = 48, bottom = 18;
+  const height = props.height ?? 150, left = 60, bottom = 18;
   const unit = props.unit ?? ((v: number) => number(v));
   const totals = props.steps.map((_, i) => props.parts.reduce((sum, part) => sum + (part.values[i] || 0), 0));
   const most = Math.max(...totals, 0) || 1;

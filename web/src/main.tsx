@@ -35,7 +35,7 @@ function useTheme(): [string, () => void] {
     query.addEventListener("change", changed);
     return () => query.removeEventListener("change", changed);
   }, [theme]);
-  return [theme, () => set(THEMES[(THEMES.indexOf(theme as "auto") + 1) % THEMES.length])];
+  return [theme, () => set((old) => THEMES[(THEMES.indexOf(old as "auto") + 1) % THEMES.length])];
 }
 
 function useKeys(run: string | null, toggle: () => void, help: () => void): void {
@@ -69,7 +69,8 @@ function App() {
     return () => clearInterval(timer);
   }, []);
   useEffect(() => { if (!run && runs?.length) go(href(runs[0].id, route.panel), true); }, [run, runs]);
-  useEffect(() => { document.title = run ? `${run} · ${route.panel} · swerl` : "swerl"; document.querySelector("main")?.scrollTo(0, 0); }, [run, route.panel]);
+  useEffect(() => { document.title = run ? `${run} · ${route.panel} · swerl` : "swerl"; document.querySelector("main")?.scrollTo(0, 0);
+    document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }); }, [run, route.panel]);
   const state = useAnswer<OverviewData>(run ? runUrl(run, "overview") : null, live.revision);
   const Panel = route.panel === "trial" ? TrialPanel : PANELS.find(([name]) => name === route.panel)?.[2];
   const seen = state.data;

@@ -7,6 +7,7 @@ Everything a sandbox wrote is text to be shown, cut to a size; see `files`.
 from __future__ import annotations
 
 import difflib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +90,18 @@ def transcript(directory: Path) -> list[dict[str, Any]] | None:
     if found is None:
         return None
     try:
-        steps = orjson.loads(found.text)["steps"]
+        steps = _parsed(found.text)["steps"]
         return [_step(step) for step in steps[:MAX_STEPS]]
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):  # the sandbox may have written anything there
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):  # the sandbox may have written anything there
         return None
+
+
+def _parsed(text: str) -> Any:
+    """JSON as Python writes it too: halves of surrogate pairs, which terminals produce and orjson refuses, become question marks."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return orjson.loads(json.dumps(json.loads(text), ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def _step(step: dict[str, Any]) -> dict[str, Any]:

@@ -80,7 +80,7 @@ export function Overview(props: PanelProps) {
         {seen.trials.settled === 0 ? <Empty>No trial has settled yet. The first ones come when the engine is up.</Empty> : <>
           <Shares parts={Object.entries(seen.trials.outcomes).map(([name, n]) => ({ label: name, tone: OUTCOMES[name] ?? "t-grey", share: n / settled }))} />
           <table><tbody>{Object.entries(seen.trials.outcomes).sort((a, b) => b[1] - a[1]).map(([name, n]) => <tr key={name}>
-            <td><i class={"swatch " + (OUTCOMES[name] ?? "t-grey")} /><a href={href(props.run, "trials", { outcome: name })}>{name}</a></td><td class="n">{count(n)}</td><td class="n">{percent(n / settled)}</td></tr>)}</tbody></table></>}
+            <th scope="row"><i class={"swatch " + (OUTCOMES[name] ?? "t-grey")} /><a href={href(props.run, "trials", { outcome: name })}>{name}</a></th><td class="n">{count(n)}</td><td class="n">{percent(n / settled)}</td></tr>)}</tbody></table></>}
       </Card></div>
       <Config {...props} />
     </div>;

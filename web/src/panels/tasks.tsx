@@ -41,7 +41,7 @@ export function Tasks(props: PanelProps) {
         <Figure label="Nearly never solved" note="10 % or less">{data.never}</Figure>
         <Figure label="Quarantined">{quarantined.length}</Figure>
       </dl></Card>
-      {quarantined.length > 0 && <Card wide title="Quarantined"><table><tbody>{quarantined.map((t) => <tr key={t.id}><td>{t.id}</td><td class="muted">{t.quarantined}</td></tr>)}</tbody></table></Card>}
+      {quarantined.length > 0 && <Card wide title="Quarantined"><table><tbody>{quarantined.map((t) => <tr key={t.id}><th scope="row">{t.id}</th><td class="muted">{t.quarantined}</td></tr>)}</tbody></table></Card>}
       <Card wide title="Solve rate by task and step" tools={<>
         <Segments label="Split" value={split} options={[["train", "training"], ["val", "validation"]]} onChange={(v) => set({ split: v, page: undefined })} />
         <Choice label="Order" value={order} options={Object.entries(ORDERS).map(([k, [label]]) => [k, label] as const)} onChange={(v) => set({ order: v, page: undefined })} />

@@ -32,7 +32,7 @@ export function TrialPanel(props: PanelProps) {
           <Verdict reward={t.reward} outcome={t.outcome} /></div>
         <dl class="figures">
           <div class="figure"><dt>Outcome</dt><dd>{t.outcome ?? "running"}<small>{t.more.stop ? `agent stopped: ${t.more.stop}` : t.more.phase ? `came to: ${t.more.phase}` : ""}</small></dd></div>
-          <div class="figure"><dt>Became</dt><dd>{t.fate ?? "–"}<small>{t.in_loss ? "in the loss" : "not in the loss"}</small></dd></div>
+          <div class="figure"><dt>Became</dt><dd>{t.fate ?? "–"}<small>{t.split === "val" ? "never in the loss" : t.in_loss ? "in the loss" : "not in the loss"}</small></dd></div>
           <div class="figure"><dt>Reward</dt><dd>{t.reward ?? "–"}<small>{Object.entries(t.more.rewards ?? {}).map(([k, v]) => `${k} ${v}`).join(", ")}</small></dd></div>
           <div class="figure"><dt>Turns</dt><dd>{t.turns ?? "–"}<small>{t.sampled_tokens !== null ? `${count(t.sampled_tokens)} tokens sampled` : ""}</small></dd></div>
           <div class="figure"><dt>Took</dt><dd>{duration(t.total_s)}<small>{(t.attempts ?? 1) > 1 ? `${t.attempts} attempts` : `weights ${t.version}`}</small></dd></div>
@@ -43,14 +43,14 @@ export function TrialPanel(props: PanelProps) {
         {t.siblings.length > 1 && <p class="siblings"><span class="muted">Its group:</span> {t.siblings.map((s) => <a key={s.key} class={"chip " + (s.reward === null ? "" : s.reward >= 1 ? "good" : "bad") + (s.key === t.key ? " here" : "")} href={href(props.run, "trial", { key: s.key })}
           title={`${s.outcome ?? "running"}, ${s.fate ?? ""}`} aria-current={s.key === t.key ? "true" : undefined}>#{s.sample}{s.attempt > 1 ? `.${s.attempt}` : ""}</a>)}</p>}
         {!!t.more.findings?.length && <details open><summary>{t.more.findings.length} findings of the detectors <span class="muted">(a verdict never depends on them)</span></summary>
-          <table><tbody>{t.more.findings.map((f, i) => <tr key={i}><td><span class="flag">{f.kind}</span></td><td><code>{f.path}</code></td></tr>)}</tbody></table></details>}
+          <table><tbody>{t.more.findings.map((f, i) => <tr key={i}><th scope="row"><span class="flag">{f.kind}</span></th><td><code>{f.path}</code></td></tr>)}</tbody></table></details>}
       </Card>
       <Card wide tools={<Segments label="View" value={view} onChange={setView} options={[["transcript", "transcript"], ["tokens", `tokens${t.session_tree ? ` (${t.session_tree.turns.length} turns)` : ""}`], ["changes", `changes (${t.changes.length})`], ["files", "verifier and files"], ["events", "events"]]} />} title="">
         {view === "transcript" && <Transcript t={t} />}
         {view === "tokens" && <Tokens run={props.run} t={t} />}
         {view === "changes" && (t.changes.length === 0 ? <Empty>The trial left no changed file. Changes are kept where the sandbox can say what changed, up to a megabyte.</Empty> : t.changes.map((c) => <div key={c.name}><h3>{c.name}</h3>{c.diff ? <Diff lines={c.diff} /> : <pre>{c.text}</pre>}</div>))}
         {view === "files" && (t.files.length === 0 ? <Empty>No file of the verifier was kept.</Empty> : t.files.map((f) => <div key={f.name}><h3>{f.name}</h3><pre>{f.text}</pre></div>))}
-        {view === "events" && (t.events.length === 0 ? <Empty>No event names this trial beyond its start and end{t.started ? `: started ${clock(t.started)}, settled ${clock(t.settled)}` : ""}.</Empty> : <table><tbody>{t.events.map((e, i) => <tr key={i}><td>{clock(e.time)}</td><td>{e.kind}</td><td><code>{JSON.stringify(e.data)}</code></td></tr>)}</tbody></table>)}
+        {view === "events" && (t.events.length === 0 ? <Empty>No event names this trial beyond its start and end{t.started ? `: started ${clock(t.started)}, settled ${clock(t.settled)}` : ""}.</Empty> : <table><tbody>{t.events.map((e, i) => <tr key={i}><td>{clock(e.time)}</td><th scope="row">{e.kind}</th><td><code>{JSON.stringify(e.data)}</code></td></tr>)}</tbody></table>)}
       </Card></>;
   }}</Wait></div>;
 }
