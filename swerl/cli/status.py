@@ -16,7 +16,7 @@ def status(chosen: Chosen, run_id: str | None, runs_dir: str | None, as_json: bo
     from dataclasses import asdict
 
     from swerl.runs.registry import Registry
-    from swerl.runs.states import LIVE
+    from swerl.runs.states import LIVE, State
     from swerl.runs.status import one_screen, status_of, table
 
     runs = all_runs(find_runs_dir(chosen, runs_dir))
@@ -40,5 +40,6 @@ def status(chosen: Chosen, run_id: str | None, runs_dir: str | None, as_json: bo
     if len(runs) > 1 and not named:
         click.echo(table(runs) + "\n")
     click.echo(one_screen(found))
-    say_next(f"swerl stop {run.id}" if found.run.state in LIVE else f"swerl resume {run.id}")
+    verb = "stop" if found.run.state in LIVE else "artifacts" if found.run.state == State.COMPLETED else "resume"
+    say_next(f"swerl {verb} {run.id}")
     return 0

@@ -10,8 +10,9 @@ import os
 import sys
 from pathlib import Path
 
-from swerl.config import load_resolved
+from swerl.config import RunConfig, load_resolved
 from swerl.errors import SwerlError
+from swerl.preflight.context import Context
 from swerl.render import process_environment, verl_overrides
 from swerl.runs.events import EventLog
 from swerl.runs.metrics import MetricsLog
@@ -55,6 +56,9 @@ def train(run: RunDir, recorded: Path | None = None, last_step: int | None = Non
         passed_over=passed_over,
         superseded_rows=metrics.superseded,
     )
+    if recorded is None and nothing_left(config, restored):
+        events.emit("trainer.end", durable=True, how="completed")
+        return 0
     ours = {
         "paths": config.capture.paths,
         "serial": str(config.harbor_runtime.num_workers == 1).lower(),
@@ -65,6 +69,13 @@ def train(run: RunDir, recorded: Path | None = None, last_step: int | None = Non
     ended = launch(composed)
     events.emit("trainer.end", durable=True, how=ended)
     return {"completed": 0, "stopped": STOPPED}[ended]
+
+
+def nothing_left(config: RunConfig, restored: Checkpoint | None) -> bool:
+    """Whether the checkpoint is that of the run's last step: its row, validation included, was on disk before it counted, so a run that
+    was killed after it is complete without loading anything."""
+    steps = Context(config).steps()
+    return restored is not None and steps is not None and restored.step >= steps
 
 
 def compose(overrides: list[str], restored: Checkpoint | None):

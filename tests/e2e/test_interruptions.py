@@ -68,20 +68,23 @@ def small_disk(tmp_path) -> Iterator[Path]:
 
 
 def test_a_full_disk_fails_loudly_and_loses_nothing(run_of, small_disk):
-    run = run_of("full", **TWO_STEPS, **{"experiment.runs_dir": str(small_disk)})
+    steps = {"training.total_steps": "4", "training.test_freq": "4"}
+    run = run_of("full", **steps, **{"experiment.runs_dir": str(small_disk)})
     run.dir = type(run.dir).at(small_disk / "full")
     run.start()
     run.await_event("trainer", "checkpoint.committed", step=1)
     filler = small_disk / "filler"
-    with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+    with filler.open("ab", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        free = os.statvfs(small_disk)
+        os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize - (64 << 20))  # most of it, before the next step is done
         while True:
-            file.write(bytes(1 << 20))
+            file.write(bytes(1 << 16))
     assert run.wait(600) == 1, run.output()
     assert "No space left on device" in run.output() or "disk" in run.output(), run.output()
     filler.unlink()
     run.start()
     assert run.wait() == 0, run.output()
-    assert_whole(run, 2)
+    assert_whole(run, 4)
 
 
 @pytest.mark.parametrize("settings", [{"training.mode": "colocate_async"}, {"capture.paths": "all"}], ids=["colocate_async", "all_paths"])
