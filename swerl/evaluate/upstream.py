@@ -33,6 +33,7 @@ from swerl.config import load_resolved
 from swerl.errors import SwerlError
 from swerl.evaluate import order
 from swerl.gateway.admin import AdminSurface
+from swerl.gateway.admission import Admission
 from swerl.gateway.chat import Answer, ChatRequest, Message, ToolCall
 from swerl.gateway.errors import ApiError, bad_request, context_overflow
 from swerl.gateway.gate import EngineGate, Hold
@@ -315,7 +316,7 @@ async def serve(settings: GatewaySettings, upstream: Upstream) -> None:
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     settings.journal_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     events, metrics, token = EventLog(settings.events_path, "gateway"), Metrics(), secrets.token_hex(32)
-    gate = EngineGate(lambda spec: None, settings.journal_dir / "engine.json", settings.max_hold_s, 1)  # type: ignore[arg-type, return-value]
+    gate = EngineGate(lambda spec: None, settings.journal_dir / "engine.json", settings.max_hold_s, Admission(1))  # type: ignore[arg-type, return-value]
     public = PublicSurface(settings, upstream, None, metrics, Spans())  # type: ignore[arg-type]  # the parts of a session store that it uses
     admin = AdminSurface(token, upstream, gate, metrics, ended.set)  # type: ignore[arg-type]
     urls, runners = [], []

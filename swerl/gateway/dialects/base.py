@@ -25,14 +25,14 @@ class Reply:
     request: ChatRequest
     context: Context
     turn: Turn
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None  # None where a turn comes as text (evaluation of a URL)
     sent: tuple[str, ...] = ()
     whole: bool = True
 
     @property
     def stop_sequence(self) -> str | None:
-        """The client's stop sequence that ended the turn; None when something else did."""
-        if not self.request.stop or self.turn.answer.finish != "stop":
+        """The client's stop sequence that ended the turn; None when something else did, or when the turn came without its tokens."""
+        if not self.request.stop or self.turn.answer.finish != "stop" or self.tokenizer is None:
             return None
         text = self.tokenizer.decode(self.turn.tokens.ids(), skip_special=False)
         return min((s for s in self.request.stop if s in text), key=text.find, default=None)

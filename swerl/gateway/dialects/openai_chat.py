@@ -178,6 +178,7 @@ def _prompt_ids(reply: Reply) -> list[int]:
 def _logprobs(reply: Reply) -> dict[str, Any] | None:
     if not reply.request.want_logprobs:
         return None
+    assert reply.tokenizer is not None, "a source without tokens refuses requests for them"
     content = []
     for token_id, logprob in zip(reply.turn.tokens.ids(), reply.turn.logprobs, strict=True):
         text = reply.tokenizer.decode([token_id], skip_special=False)
