@@ -41,3 +41,9 @@ def wandb_run_id(root: Path) -> str | None:
     """The id of the newest W&B run below the run directory, from its directory's name."""
     found = sorted((p for p in root.glob("wandb/*run-*") if _WANDB_RUN.fullmatch(p.name)), key=lambda p: p.stat().st_mtime)
     return _WANDB_RUN.fullmatch(found[-1].name)[1] if found else None
+
+
+def wandb_sync(root: Path, environment: Path) -> list[str]:
+    """Commands that send what W&B kept below the run directory while it was offline, oldest first; none for what was sent already."""
+    found = [path for path in root.glob("wandb/offline-run-*") if path.is_dir() and not list(path.glob("*.wandb.synced"))]
+    return [f"{environment / 'bin' / 'wandb'} sync {path}" for path in sorted(found)]

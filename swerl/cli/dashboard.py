@@ -17,6 +17,7 @@ from swerl.cli.options import Chosen
 @click.option("--port", type=click.IntRange(0, 65535), help="Port; default: 8090, or the next free one.")
 @click.option("--token", envvar="SWERL_DASHBOARD_TOKEN", help="Token for an address that others can reach; default: a new one.")
 @click.option("--artifacts", type=click.Path(path_type=Path, file_okay=False), help="Artifacts whose archives are shown too.")
+@click.option("--fd", type=int, hidden=True, help="Serve on this socket, which listens already.")
 @click.option("--parent-pid", type=int, hidden=True, help="End when this process is no longer the parent.")
 def dashboard(
     chosen: Chosen,
@@ -26,6 +27,7 @@ def dashboard(
     port: int | None,
     token: str | None,
     artifacts: Path | None,
+    fd: int | None,
     parent_pid: int | None,
 ) -> int:
     """Show runs in a browser: RUN first (default: the newest). Press Ctrl-C to end it; the runs go on."""
@@ -37,7 +39,7 @@ def dashboard(
     if run_id is not None:
         find_run(chosen, run_id, runs_dir)  # a name that is wrong is told here, not in the browser
     catalogue = Catalogue(find_runs_dir(chosen, runs_dir), (artifacts or PROJECT_ROOT / "artifacts") / ARCHIVES)
-    server = DashboardServer(catalogue, Address(host, 8090 if port is None else port, search=port is None), token)
+    server = DashboardServer(catalogue, Address(host, 8090 if port is None else port, port is None, fd), token)
 
     def ready() -> None:
         click.echo(f"dashboard {server.url}" + (f"#/{run_id}/overview" if run_id else ""))

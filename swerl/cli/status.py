@@ -10,8 +10,10 @@ from swerl.cli.options import Chosen, json_option, say_json, say_next
 
 @click.command()
 @run_options
+@click.option("--watch", "watching", is_flag=True, help="Look again every few seconds until the run is over; Ctrl-C ends it earlier.")
+@click.option("--every", "every_s", type=click.FloatRange(min=0.2), default=3.0, show_default=True, help="Seconds between two looks.")
 @json_option
-def status(chosen: Chosen, run_id: str | None, runs_dir: str | None, as_json: bool) -> int:
+def status(chosen: Chosen, run_id: str | None, runs_dir: str | None, watching: bool, every_s: float, as_json: bool) -> int:
     """Where RUN stands, on one screen; without RUN, all runs, and the newest one closer."""
     from dataclasses import asdict
 
@@ -31,6 +33,16 @@ def status(chosen: Chosen, run_id: str | None, runs_dir: str | None, as_json: bo
     run = find_run(chosen, run_id, runs_dir)
     registry = Registry(run.registry)
     try:
+        if watching:
+            from swerl.runs.watching import screen, watch
+
+            shown, show = screen()
+            try:
+                with shown:
+                    watch(lambda: status_of(run, registry), show, every_s)
+            except KeyboardInterrupt:
+                click.echo()
+            return 0
         found = status_of(run, registry)
     finally:
         registry.close()

@@ -72,6 +72,8 @@ def check(config: RunConfig, patience: float | None = None, skip: tuple[str, ...
 
 def carry_out(config: RunConfig, fresh: bool, then: bool = True) -> int:
     """Supervise the run and say how it ended; ``then``: also what may come next when it is complete."""
+    from swerl.artifacts.outputs import wandb_sync
+    from swerl.runs.companion import dashboard
     from swerl.runs.display import open_display
     from swerl.runs.launch import launch
     from swerl.runs.rundir import RunDir
@@ -79,7 +81,8 @@ def carry_out(config: RunConfig, fresh: bool, then: bool = True) -> int:
 
     run = RunDir.at(config.run_dir)
     click.echo(f"run {run.id} in {run.root}")
-    row, outcome = launch(config, open_display, fresh=fresh, notice=click.echo)
+    with dashboard(config, run, click.echo):
+        row, outcome = launch(config, open_display, fresh=fresh, notice=click.echo)
     if outcome is None:
         click.echo(f"run {run.id} is complete already ({row.step} steps)")
         if then:
@@ -88,6 +91,8 @@ def carry_out(config: RunConfig, fresh: bool, then: bool = True) -> int:
     if outcome.problem is not None:
         click.echo(str(outcome.problem), err=True)
     click.echo(f"run {run.id} {row.state} at step {row.step or 0}" + (f" of {row.total_steps}" if row.total_steps else ""))
+    for command in wandb_sync(run.root, config.environment.venv_path):
+        click.echo(f"W&B was offline; to send it: {command}")
     click.echo(f"log {run.trainer_log}\nmetrics {run.metrics}\ncheckpoints {run.checkpoints}")
     if row.state == State.COMPLETED:
         if then:

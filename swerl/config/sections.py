@@ -169,6 +169,8 @@ class Experiment:
     exp_name: str
     runs_dir: Path
     trials_dir: Path
+    dashboard: bool
+    dashboard_port: int
     logger: tuple[str, ...]
     trajectory_logger_src: str
 

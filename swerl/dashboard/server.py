@@ -15,7 +15,7 @@ from aiohttp import web
 from swerl.dashboard.catalogue import Catalogue
 from swerl.dashboard.guard import Guard, add_headers, is_loopback, new_token
 from swerl.dashboard.live import Follower
-from swerl.dashboard.routes import Routes
+from swerl.dashboard.routes import MAX_COMPARED, Routes
 from swerl.errors import fail
 
 ANSWERING_THREADS = 4
@@ -30,11 +30,13 @@ PAGE = {
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen. ``port`` 0 takes any; ``search`` takes the next free one of ``PORTS_TRIED`` where the port is taken."""
+    """Where to listen. ``port`` 0 takes any; ``search`` takes the next free one of ``PORTS_TRIED`` where the port is taken.
+    ``fd``: a socket that listens already."""
 
     host: str = "127.0.0.1"
     port: int = 8090
     search: bool = False
+    fd: int | None = None
 
 
 class DashboardServer:
@@ -56,7 +58,8 @@ class DashboardServer:
         app.add_routes([*self._page(), *Routes(self._catalogue, self._threads).table(), web.get("/api/live", self._follower.stream)])
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, handler_cancellation=True)
         await self._runner.setup()
-        listening = self._listen()
+        given = self._address.fd
+        listening = listen(self._address) if given is None else socket.socket(fileno=given)
         await web.SockSite(self._runner, listening).start()
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
@@ -74,12 +77,15 @@ class DashboardServer:
     @web.middleware
     async def _follows(self, request: web.Request, handler) -> web.StreamResponse:
         """A run that is asked about is followed."""
-        name = request.match_info.get("run")
-        if name is not None:
-            if name not in self._catalogue.found():
-                return web.json_response({"error": "there is no such run"}, status=404)
+        one = request.match_info.get("run")
+        names = [one] if one is not None else [name for name in request.query.get("runs", "").split(",") if name][:MAX_COMPARED]
+        if names:
+            found = self._catalogue.found()
             assert self._follower is not None
-            await self._follower.looked_at(name)
+            for name in names:
+                if name not in found:
+                    return web.json_response({"error": "there is no such run"}, status=404)
+                await self._follower.looked_at(name)
         return await handler(request)
 
     def _page(self) -> list[web.RouteDef]:
@@ -95,27 +101,28 @@ class DashboardServer:
 
         return [web.get("/", serve("index.html")), *(web.get(f"/{name}", serve(name)) for name in PAGE if name != "index.html")]
 
-    def _listen(self) -> socket.socket:
-        """A socket that nobody shares (no SO_REUSEPORT): two servers on one port are two answers to one question."""
-        host, port = self._address.host, self._address.port
-        tries = PORTS_TRIED if self._address.search and port else 1
-        for number in range(port, port + tries):
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            found = socket.socket(family, socket.SOCK_STREAM)
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                found.bind((host, number))
-                found.listen(128)
-                return found
-            except OSError as error:
-                found.close()
-                last = error
-        raise fail(
-            "SWERL-R301",
-            f"the dashboard cannot listen on {host}:{port}: {last.strerror or last}",
-            "end the process that holds the port, or choose another with --port",
-            f"{host}:{port}",
-        ) from last
+
+def listen(address: Address) -> socket.socket:
+    """A socket that nobody shares (no SO_REUSEPORT): two servers on one port are two answers to one question. Raises SWERL-R301."""
+    host, port = address.host, address.port
+    tries = PORTS_TRIED if address.search and port else 1
+    for number in range(port, port + tries):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        found = socket.socket(family, socket.SOCK_STREAM)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            found.bind((host, number))
+            found.listen(128)
+            return found
+        except OSError as error:
+            found.close()
+            last = error
+    raise fail(
+        "SWERL-R301",
+        f"the dashboard cannot listen on {host}:{port}: {last.strerror or last}",
+        "end the process that holds the port, or choose another with --port",
+        f"{host}:{port}",
+    ) from last
 
 
 async def serve(server: DashboardServer, on_ready, parent_pid: int | None = None) -> None:

@@ -221,3 +221,17 @@ def test_logs_are_paged_searched_and_redacted(run_dir: Path) -> None:
         assert hits["matches"] == 1 and (await page(start=hits["lines"][0]["start"]))["lines"][0] == "line 777 red"
 
     with_server(run_dir.parent, ask)
+
+
+def test_runs_that_are_compared_are_read_first(run_dir: Path) -> None:
+    """A run that nobody has looked at yet has its curves in a comparison all the same."""
+    import shutil
+
+    shutil.copytree(run_dir, run_dir.parent / "other")
+
+    async def ask(url: str, http: aiohttp.ClientSession) -> None:
+        async with http.get(f"{url}/api/compare", params={"runs": "made,other", "names": "actor/entropy"}) as answer:
+            found = await answer.json()
+        assert len(found["series"]["made"]["actor/entropy"]) == len(found["series"]["other"]["actor/entropy"]) == 12
+
+    with_server(run_dir.parent, ask)

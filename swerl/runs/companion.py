@@ -1,0 +1,73 @@
+"""The dashboard that comes with a run: for whoever watches, never at the run's expense.
+
+The socket is opened here, so that the address is known at once and nothing waits for the page's process. That process is not the run's: it
+has no token and no entry in the registry, the lowest priority for the processor, the first place in line for the kernel's memory killer,
+and it ends with its parent, at the latest when the run does. What fails here is told and changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from swerl.config import RunConfig
+from swerl.errors import SwerlError
+from swerl.runs.rundir import RunDir
+
+LOG = "dashboard.console.log"  # beside the runs: it shows all of them
+STOP_S = 5.0
+
+
+@contextmanager
+def dashboard(config: RunConfig, run: RunDir, notice: Callable[[str], None]) -> Iterator[None]:
+    """Serve the runs of ``experiment.runs_dir`` on the loopback address while the body runs, unless ``experiment.dashboard`` is off."""
+    process = _start(config, run, notice) if config.experiment.dashboard else None
+    try:
+        yield
+    finally:
+        if process is not None:
+            process.terminate()
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _start(config: RunConfig, run: RunDir, notice: Callable[[str], None]) -> subprocess.Popen[bytes] | None:
+    from swerl.dashboard.server import Address, listen
+
+    try:
+        run.root.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            listen(Address(port=config.experiment.dashboard_port, search=True)) as listening,
+            (run.root.parent / LOG).open("wb") as log,
+        ):
+            port = listening.getsockname()[1]
+            fd = listening.fileno()
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-P", "-m", "swerl.cli", "dashboard"),
+                    *("--runs-dir", str(run.root.parent), "--fd", str(fd), "--parent-pid", str(os.getpid())),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[fd],
+                start_new_session=True,
+                preexec_fn=_humble,
+            )
+    except (OSError, SwerlError) as error:
+        notice(f"no dashboard: {str(error).splitlines()[0]}")
+        return None
+    notice(f"dashboard http://127.0.0.1:{port}/#/{run.id}/overview (experiment.dashboard: false leaves it out)")
+    return process
+
+
+def _humble() -> None:
+    """In the child: behind everybody else, for processor and memory."""
+    os.nice(19)
+    Path("/proc/self/oom_score_adj").write_text("1000")  # raising it is always allowed

@@ -1,0 +1,91 @@
+"""The dashboard beside a run: up while the run is, gone with it, and harmless where it cannot be had."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from swerl.runs.companion import dashboard
+from swerl.runs.process import TOKEN_VARIABLE
+from swerl.runs.rundir import RunDir
+
+
+def config(port: int, on: bool = True) -> SimpleNamespace:
+    return SimpleNamespace(experiment=SimpleNamespace(dashboard=on, dashboard_port=port))
+
+
+def address(said: list[str]) -> str:
+    [line] = [line for line in said if line.startswith("dashboard http")]
+    return line.split()[1].partition("#")[0]
+
+
+def our_children() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "dashboard" in child.cmdline()]
+
+
+def test_it_serves_while_the_run_lasts(tmp_path: Path):
+    said: list[str] = []
+    with dashboard(config(0), RunDir.at(tmp_path / "runs" / "r"), said.append):
+        url = address(said)
+        assert url.startswith("http://127.0.0.1:"), "the loopback address only"
+        with urllib.request.urlopen(url + "api/runs", timeout=60) as answer:  # the socket listens before the process does
+            assert answer.read() == b"[]"
+        [child] = our_children()
+        assert child.nice() == 19 and TOKEN_VARIABLE not in child.environ() and os.getsid(child.pid) == child.pid
+        assert Path(f"/proc/{child.pid}/oom_score_adj").read_text().strip() == "1000"
+    assert not our_children() and not (tmp_path / "runs" / "r").exists()
+
+
+def test_off_is_off(tmp_path: Path):
+    said: list[str] = []
+    with dashboard(config(0, on=False), RunDir.at(tmp_path / "r"), said.append):
+        assert not our_children() and not said
+
+
+def test_a_taken_port_gives_the_next_one(tmp_path: Path):
+    said: list[str] = []
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        if port > 65_000:
+            pytest.skip("the system gave a port at the end of the range")
+        with dashboard(config(port), RunDir.at(tmp_path / "runs" / "r"), said.append):
+            assert not address(said).endswith(f":{port}/")
+
+
+def test_what_cannot_be_had_is_told_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    said: list[str] = []
+    (tmp_path / "file").write_text("")
+    with dashboard(config(0), RunDir.at(tmp_path / "file" / "r"), said.append):
+        said.append("the run")
+    assert said[0].startswith("no dashboard: ") and said[1] == "the run"
+
+
+def test_it_does_not_outlive_a_killed_parent(tmp_path: Path):
+    code = (
+        "import sys, time; from types import SimpleNamespace as N; from pathlib import Path; from swerl.runs.companion import dashboard\n"
+        "from swerl.runs.rundir import RunDir\n"
+        "c = N(experiment=N(dashboard=True, dashboard_port=0))\n"
+        f"with dashboard(c, RunDir.at({str(tmp_path / 'runs' / 'r')!r}), lambda text: print(text, flush=True)): time.sleep(600)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    url = parent.stdout.readline().split()[1].partition("#")[0]
+    urllib.request.urlopen(url, timeout=60).close()
+    [child] = psutil.Process(parent.pid).children()
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 60
+    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
