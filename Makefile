@@ -13,7 +13,7 @@ SWERL   := .venv/train/bin/swerl
 CHOICE   = --config $(CONFIG) $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help dashboard setup demo validate render preflight forecast doctor smoke train eval infer status stop resume logs artifacts report reproduce clean test test-fast test-all agents lint bench lock lock-check env-verify nix-check image bundle
+.PHONY: help dashboard setup demo validate render preflight forecast doctor smoke train eval infer status stop resume logs artifacts report export reproduce clean test test-fast test-all agents lint bench lock lock-check env-verify nix-check image bundle
 
 help: ## list the verbs
 	@echo "swerl: train a software-engineering agent with online RL, declared in $(CONFIG)"
@@ -78,6 +78,9 @@ artifacts: $(SWERL) ## gather a run into artifacts/ (RUN=)
 
 report: $(SWERL) ## one HTML file about a run, or several compared (RUN='one other'; archives too)
 	@$(SWERL) report $(RUN) $(CHOICE)
+
+export: $(SWERL) ## a checkpoint as a Hugging Face directory, checked by loading it (POLICY=)
+	@$(SWERL) export $(if $(POLICY),--policy $(POLICY)) $(CHOICE)
 
 reproduce: $(SWERL) ## do a run again and compare bit for bit (RUN=; LIVE=1 samples anew)
 	@$(SWERL) reproduce $(RUN) $(if $(LIVE),--live) $(CHOICE)

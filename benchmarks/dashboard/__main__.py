@@ -124,6 +124,8 @@ async def first_paint(url: str) -> float | None:
 
 
 async def measure(shape: Shape) -> int:
+    load = os.getloadavg()[0]
+    calls = []
     with tempfile.TemporaryDirectory(prefix="swerl-bench-") as scratch:
         runs = Path(scratch) / "runs"
         run = make(runs / RUN, shape)
@@ -146,6 +148,7 @@ async def measure(shape: Shape) -> int:
                     times = sorted([await call(http, server.url, path) for _ in range(REPEATS)])
                     p95 = times[int(0.95 * REPEATS)]
                     worst = max(worst, p95)
+                    calls.append((name, statistics.median(times), p95))
                     print(f"{name:<26}{statistics.median(times) * 1000:>8.1f}ms{p95 * 1000:>8.1f}ms")
                 measured["p95 of the slowest call"] = worst
                 delays = [await live_delay(http, server.url, run.events_of("trainer")) for _ in range(5)]
@@ -156,16 +159,47 @@ async def measure(shape: Shape) -> int:
                     measured["first paint"] = paint
         finally:
             server.stop()
-    print(f"\n{'what':<26}{'measured':>10}{'target':>10}")
+    lines = [("| what | measured | target | |"), "|---|---|---|---|"]
     failed = 0
     for name, seconds in measured.items():
         kept = seconds <= TARGETS[name]
         failed += not kept
-        print(f"{name:<26}{seconds:>9.2f}s{TARGETS[name]:>9.1f}s  {'' if kept else 'missed'}")
-    print(f"{'memory of the server':<26}{memory:>8.0f}MB{MEMORY_MB:>8}MB  {'' if memory <= MEMORY_MB else 'missed'}")
+        lines.append(f"| {name} | {seconds:.2f} s | {TARGETS[name]:.1f} s | {'' if kept else 'missed'} |")
+    kept = memory <= MEMORY_MB
+    lines.append(f"| memory of the server | {memory:.0f} MB | {MEMORY_MB} MB | {'' if kept else 'missed'} |")
     if paint is None:
-        print("first paint: not measured, no chromium")
-    return 1 if failed or memory > MEMORY_MB else 0
+        lines.append("| first paint | not measured: no chromium | 1.0 s | |")
+    print("\n" + "\n".join(lines))
+    if shape == Shape():
+        write_page(
+            lines, [f"| {name} | {median * 1000:.1f} ms | {p95 * 1000:.1f} ms |" for name, median, p95 in calls], trials, size_mb, load
+        )
+    return 1 if failed or not kept else 0
+
+
+def write_page(found: list[str], calls: list[str], trials: int, size_mb: float, load: float) -> None:
+    """docs/results/dashboard.md; the load is the machine's before the benchmark began."""
+    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    changed = subprocess.run(["git", "status", "--porcelain", "swerl", "benchmarks"], cwd=ROOT, capture_output=True, text=True).stdout
+    gib = psutil.virtual_memory().total / 2**30
+    text = [
+        "# The dashboard on a large run",
+        "",
+        f"`make bench BENCH=dashboard`, commit {commit}{' with changes' if changed else ''}, {time.strftime('%Y-%m-%d', time.gmtime())},"
+        f" {os.cpu_count()} cores, {gib:.0f} GiB. Load of the machine before: {load:.1f}.",
+        "",
+        f"A made run of 200 steps, {trials:,} training trials, {size_mb:.0f} MB of events, journal and metrics; the server is a process of"
+        " its own, asked over HTTP. First paint is Chromium's first contentful paint, without a window, median of three.",
+        "",
+        *found,
+        "",
+        f"Every API call, {REPEATS} times each:",
+        "",
+        "| call | median | p95 |",
+        "|---|---|---|",
+        *calls,
+    ]
+    (ROOT / "docs" / "results" / "dashboard.md").write_text("\n".join(text) + "\n")
 
 
 def main() -> int:

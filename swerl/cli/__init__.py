@@ -28,6 +28,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "resume": ("swerl.cli.train:resume", "Continue a run from its own snapshot, without config.yaml."),
     "eval": ("swerl.cli.evaluate:eval_command", "Score a policy: a checkpoint, a Hugging Face directory, or a URL."),
     "infer": ("swerl.cli.evaluate:infer_command", "Sample k attempts a task: trajectories, rewards, a filtered index."),
+    "export": ("swerl.cli.export:export", "A checkpoint as a Hugging Face directory, checked by loading it."),
     "node": ("swerl.cli.node:node", "Join a run of several machines, on each but the first."),
     "status": ("swerl.cli.status:status", "Where a run stands, or all runs."),
     "logs": ("swerl.cli.logs:logs", "What a run's processes print."),

@@ -1,0 +1,40 @@
+"""The export verb."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from swerl.cli.options import Chosen, config_options, json_option, say_json, say_next
+
+
+@click.command()
+@config_options
+@click.option(
+    "--policy", "given", metavar="RUN|CHECKPOINT", help="A run's directory or .../global_step_N; default: the run's newest checkpoint."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Directory to write; default: exports/<run>-<step> in artifacts/."
+)
+@json_option
+def export(chosen: Chosen, given: str | None, out: Path | None, as_json: bool) -> int:
+    """Write a checkpoint as a Hugging Face directory, and check it: loaded, its logits are the checkpoint's."""
+    from swerl.config.schema import PROJECT_ROOT
+    from swerl.evaluate import policies
+    from swerl.evaluate.export import export as write
+
+    config = chosen.load()
+    policy = policies.choose(config, given)
+    place = Path(policy.name)
+    target = (out or PROJECT_ROOT / "artifacts" / "exports" / f"{place.parents[1].name}-{place.name}").absolute()
+    record = write(policy, config, target, lambda text: click.echo(text, err=as_json))
+    if as_json:
+        say_json({"directory": str(target), **record})
+        return 0
+    found = record["check"]
+    differ = f"logits differ by at most {found['largest_difference']:.2g} of {found['largest_logit']:.3g}"
+    click.echo(f"{target}: {policy.version} of {policy.name}")
+    click.echo(f"{differ}; {found['same_choices']:.1%} of {found['positions']} choices are the same")
+    say_next(f"swerl eval --policy {target}")
+    return 0

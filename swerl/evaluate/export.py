@@ -1,0 +1,68 @@
+"""A checkpoint as a Hugging Face directory that others can load, checked by loading it: its logits are those of the trainer's shards.
+
+The directory appears whole or not at all, with ``swerl_export.json`` in it: which checkpoint, which version, what the check found.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from swerl.config import RunConfig
+from swerl.errors import fail
+from swerl.evaluate.policies import Policy, merged
+from swerl.runs.rundir import write_json
+
+RECORD = "swerl_export.json"
+# Of the largest logit. Weights are trained in float32 and exported in the model's own type: bfloat16 keeps 8 bits of a number.
+TOLERANCE = 0.05
+SAME_CHOICES = 0.95
+
+
+def export(policy: Policy, config: RunConfig, target: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Write ``policy``, a checkpoint, to ``target``, which must not exist, and return the record. SWERL-T066 when it cannot be exported,
+    SWERL-T067 when what was written does not answer as the checkpoint does."""
+    if policy.kind != "checkpoint":
+        raise fail("SWERL-T066", f"{policy.name} is no checkpoint", "name a run or a .../global_step_N", policy.name)
+    if target.exists():
+        raise fail("SWERL-T066", f"{target} exists", "name another directory with --out; nothing is replaced", str(target))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        if policy.path is not None:
+            shutil.copytree(policy.path, part)
+        else:
+            merged(policy, config, part.with_name(f".{target.name}.merging"), say).rename(part)
+            part.with_name(f".{target.name}.merging").rmdir()
+        say("comparing logits with the checkpoint's shards")
+        found = check(Path(policy.name) / "actor", part, config)
+        record = {"checkpoint": policy.name, "version": policy.version, "check": found}
+        write_json(part / RECORD, record)
+        part.rename(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return record
+
+
+def check(shards: Path, directory: Path, config: RunConfig) -> dict[str, Any]:
+    """What ``swerl.policy.same_logits`` found; SWERL-T067 where it is not the same policy, or cannot be loaded."""
+    python = config.environment.venv_path / "bin" / "python"
+    command = [str(python), "-P", "-m", "swerl.policy.same_logits", str(shards), str(directory)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    remedy = " ".join(command)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise fail("SWERL-T067", f"the export cannot be loaded: {last[:300]}", remedy, str(directory))
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    if found["missing"] or found["unknown"]:
+        names = ", ".join([*found["missing"], *found["unknown"]][:3])
+        raise fail("SWERL-T067", f"the export and the checkpoint have other tensors: {names}", remedy, str(directory))
+    if found["largest_difference"] > TOLERANCE * max(1.0, found["largest_logit"]) or found["same_choices"] < SAME_CHOICES:
+        said = f"logits differ by {found['largest_difference']:.3g}; {found['same_choices']:.1%} of the choices are the same"
+        raise fail("SWERL-T067", f"the export does not answer as the checkpoint does: {said}", remedy, str(directory))
+    return found

@@ -1,0 +1,68 @@
+"""Whether an exported directory is the policy of a checkpoint: ``python -m swerl.policy.same_logits SHARDS EXPORT``, one JSON line.
+
+The checkpoint's weights are read from the trainer's own shards (``model_world_size_N_rank_*.pt``), put together here and not by what made
+the export, and given to a model of the export's ``config.json``. Both models answer the same tokens in float32; the largest difference of
+their logits is told, and which tensors of the shards the export does not have.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PROMPTS, LENGTH = 4, 64
+_SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
+
+
+def whole_tensors(shards: Path) -> dict[str, torch.Tensor]:
+    """The state dict of all ranks: FSDP2's DTensors are joined along the dimension they are sharded by, the rest is the same everywhere."""
+    files = sorted(
+        ((int(m[2]), path) for path in shards.glob("model_world_size_*.pt") if (m := _SHARD.fullmatch(path.name))), key=lambda f: f[0]
+    )
+    states = [torch.load(path, map_location="cpu", weights_only=False) for _, path in files]
+    if not states:
+        raise SystemExit(f"no shards in {shards}")
+    found = {}
+    for name, first in states[0].items():
+        if not hasattr(first, "placements"):
+            found[name] = first
+            continue
+        dimensions = [place.dim for place in first.placements if place.is_shard()]
+        if len(dimensions) > 1:
+            raise SystemExit(f"{name} is sharded along {len(dimensions)} dimensions")
+        parts = [state[name].to_local() for state in states]
+        found[name] = torch.cat(parts, dimensions[0]) if dimensions else parts[0]
+    return found
+
+
+def compare(shards: Path, export: Path) -> dict[str, Any]:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    exported = AutoModelForCausalLM.from_pretrained(export, dtype=torch.float32).eval()
+    config = AutoConfig.from_pretrained(export)
+    trained = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    state = whole_tensors(shards)
+    lost = trained.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=False)
+    missing = [name for name in lost.missing_keys if not (config.tie_word_embeddings and name == "lm_head.weight")]
+    if config.tie_word_embeddings:
+        trained.tie_weights()
+    tokens = torch.randint(0, config.vocab_size, (PROMPTS, LENGTH), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        one, other = trained(tokens).logits, exported(tokens).logits
+    return {
+        "largest_difference": float((one - other).abs().max()),
+        "largest_logit": float(one.abs().max()),
+        "same_choices": float((one.argmax(-1) == other.argmax(-1)).float().mean()),
+        "positions": PROMPTS * LENGTH,
+        "missing": missing,
+        "unknown": list(lost.unexpected_keys),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(compare(Path(sys.argv[1]), Path(sys.argv[2]))))
