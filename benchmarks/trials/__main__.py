@@ -173,6 +173,11 @@ async def main(alive: int, wanted: bool) -> None:
     await through_runner("runner: no-op, graded in a fresh sandbox", **nop)
     await through_runner("runner: oracle, graded in a fresh sandbox", agent={"name": "oracle"})
     await through_runner("runner: mini, three turns, graded", script("cat -n calc.py", FIX))
+    for start_s in (0.0, 2.0):
+        kind = f"sandbox up after {start_s:.0f} s more" if start_s else "bubblewrap"
+        for size in (0, AT_ONCE):
+            name = f"queue, {kind}, {f'pool of {size}' if size else 'no pool'}"
+            await pooled(meter, name, folder / f"pool{next(counter)}", task, size, start_s)
     notes.append(f"A null trial costs {ours - alone:.1f} ms of ours on top of Harbor's {alone:.1f} ms (promised: 5 ms).")
     if alive:
         notes.append(await many_alive(folder / "alive", task, alive))
@@ -180,6 +185,36 @@ async def main(alive: int, wanted: bool) -> None:
     print("", *notes, sep="\n")
     if wanted:
         write("trials", where, ("what", "trials/s", "spread", "processor time of everything"), ROWS, notes)
+
+
+async def pooled(meter: Meter, name: str, folder: Path, task: Path, size: int, start_s: float) -> None:
+    """Trials that wait for one another: `TRIALS` asked for at once, `AT_ONCE` run, and each turn of the policy takes half a second, as an
+    engine's does. ``start_s`` is what a container or a pod would take longer to start than bubblewrap."""
+    start, scripted = launch.start, script("true", FIX)
+
+    async def slowly(*arguments):
+        await asyncio.sleep(start_s)
+        return await start(*arguments)
+
+    async def policy(messages):
+        await asyncio.sleep(0.5)
+        return scripted(messages)
+
+    launch.start = slowly
+    try:
+        async with Running(folder, policy, num_workers=AT_ONCE, warm_pool=size, disable_verifier=True) as running:
+            await running.run(task, sample=0, step=0)
+            rates, work = [], []
+            for number in range(1, ROUNDS + 1):
+                began, before = time.perf_counter(), meter.read()
+                await asyncio.gather(*(running.run(task, sample=n, step=number, version=f"a:{number}") for n in range(TRIALS)))
+                rates.append(TRIALS / (time.perf_counter() - began))
+                work.append((meter.read() - before) / TRIALS * 1e3)
+    finally:
+        launch.start = start
+    spread = f"{min(rates):.1f} to {max(rates):.1f}"
+    print(f"{name:<44} {statistics.median(rates):>7.1f}/s {spread:>16} {statistics.median(work):>9.1f} ms", flush=True)
+    ROWS.append((name, f"{statistics.median(rates):.1f}", spread, f"{statistics.median(work):.1f} ms"))
 
 
 async def many_alive(folder: Path, task: Path, alive: int) -> str:
