@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from swerl.errors import Problem
 from swerl.runs.logs import read_new_lines
 from swerl.runs.rundir import RunDir
 
@@ -31,6 +32,7 @@ class Progress:
     reward: float | None = None
     step_s: float | None = None
     trials: int = 0
+    broken: Problem | None = None  # why the runner answers no more requests for trials
 
     def enter(self, phase: str) -> None:
         if phase != self.phase:
@@ -139,6 +141,11 @@ def _step_begin(progress: Progress, event: Mapping[str, Any]) -> None:
     progress.enter(f"step {event['step']}: trials")
 
 
+def _breaker_open(progress: Progress, event: Mapping[str, Any]) -> str:
+    progress.broken = Problem(event["id"], event["message"], event["remedy"], "events/runner.jsonl")
+    return f"trials stopped: {event['id']} {event['message']}"
+
+
 _EVENTS: dict[str, _Teller] = {
     "process.started": lambda progress, event: f"{event['process']} started (pid {event['pid']})",
     "process.ready": lambda progress, event: f"{event['process']} is up after {event['seconds']:.1f} s",
@@ -153,7 +160,8 @@ _EVENTS: dict[str, _Teller] = {
     "cluster.waiting": lambda progress, event: f"on node {event['rank']} of {event['of']}: {event['command']}",
     "cluster.joined": lambda progress, event: f"node {event['rank']} has joined from {event['address']}",
     "cluster.ready": lambda progress, event: f"all {event['nodes']} nodes are there and checked",
-    "breaker.open": lambda progress, event: f"trials stopped: {event['id']} {event['message']}",
+    "breaker.open": _breaker_open,
+    "host.quarantined": lambda progress, event: f"host {event['host']} is set aside after {event['attempts']} attempts: {event['error']}",
     "task.quarantined": lambda progress, event: f"task {event['task']} is quarantined after {event['attempts']} attempts: {event['error']}",
     "evaluation.begin": _phase("evaluating", "{tasks} tasks, {samples} attempts each"),
     "run.stopped": _phase("stopping", "stopped after step {step}"),

@@ -20,7 +20,9 @@ from swerl.runs.states import LIVE
 
 REWARDS = ("critic/score/mean", "critic/rewards/mean")
 # Events of other processes that a person wants to see beside the watchdog's alarms.
-TROUBLES = frozenset({"process.died", "breaker.open", "task.quarantined", "group.failed", "trainer.failed", "notify.failed"})
+TROUBLES = frozenset(
+    {"process.died", "breaker.open", "task.quarantined", "host.quarantined", "group.failed", "trainer.failed", "notify.failed"}
+)
 RECENT_STEPS = 10
 SHOWN_ALARMS = 5
 SILENT_S = 60.0
@@ -42,7 +44,7 @@ class ProcessStatus:
 @dataclass(frozen=True, slots=True)
 class RunStatus:
     """Everything the status verb shows. ``resolve_rates`` are (step, rate) of the validations, oldest first; ``beat_s`` is how long ago the
-    supervisor last said that it lives; rates are of the last steps of this attempt."""
+    supervisor last said that it lives; ``set_aside`` are tasks and hosts that only failed; rates are of the last steps of this attempt."""
 
     run: Run
     root: str
@@ -58,6 +60,7 @@ class RunStatus:
     peak_memory_mb: int | None
     doing: str
     alarms: tuple[str, ...]
+    set_aside: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -93,6 +96,7 @@ def status_of(run: RunDir, registry: Registry) -> RunStatus:
         peak_memory_mb=peak_memory_mb(events),
         doing=_doing(events) if live else "",
         alarms=alarms_of([e for e in events if e["time"] >= since]),
+        set_aside=set_aside([e for e in events if e["time"] >= since]),
     )
 
 
@@ -127,6 +131,9 @@ def one_screen(status: RunStatus) -> str:
     lines += [f"  alarm      {alarm}" for alarm in status.alarms[-SHOWN_ALARMS:]]
     if len(status.alarms) > SHOWN_ALARMS:
         lines.append(f"             and {len(status.alarms) - SHOWN_ALARMS} earlier ones: swerl status {run.id} --json")
+    lines += [f"  set aside  {what}" for what in status.set_aside[:SHOWN_ALARMS]]
+    if len(status.set_aside) > SHOWN_ALARMS:
+        lines.append(f"             and {len(status.set_aside) - SHOWN_ALARMS} more: swerl status {run.id} --json")
     lines.append(f"  directory  {status.root}")
     return "\n".join(lines)
 
@@ -218,9 +225,15 @@ def alarms_of(events: list[dict[str, Any]]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def set_aside(events: Iterable[dict[str, Any]]) -> tuple[str, ...]:
+    """Tasks and hosts that the runner has given up, each with the first thing that went wrong."""
+    kinds = {"task.quarantined": "task", "host.quarantined": "host"}
+    return tuple(f"{kinds[e['kind']]} {e[kinds[e['kind']]]}: {str(e['error'])[:160]}" for e in events if e["kind"] in kinds)
+
+
 def _trouble(at: str, event: dict[str, Any]) -> str:
     detail = event.get("message") or event.get("cause") or event.get("how") or event.get("error") or ""
-    subject = event.get("process") or event.get("task") or ""
+    subject = event.get("process") or event.get("task") or event.get("host") or ""
     return " ".join(filter(None, (at, event["kind"], str(subject), str(detail)[:200])))
 
 

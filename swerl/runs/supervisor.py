@@ -182,6 +182,9 @@ class Supervisor:
         assert status is not None
         if status == TRAINER_STOPPED or (status != 0 and self._stop is not None):
             return Outcome(State.INTERRUPTED, self._pausing(), exit_code=status, by_signal=self._signals > 0)
+        self._keep_house()
+        if status != 0 and self._feed.progress.broken is not None:  # nothing is lost or wrong in the run itself: it waits for its sandboxes
+            return Outcome(State.INTERRUPTED, self._feed.progress.broken, status)
         if status != 0:
             return Outcome(State.FAILED, self._failure("SWERL-R008", trainer, describe_status(status)).problems[0], status)
         if self._plan.trains and not any(row.step >= 1 for row in read_metrics(self._run.metrics)):

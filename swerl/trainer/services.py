@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from swerl.errors import fail
+from swerl.errors import Problem, SwerlError, fail
 
 _RETRY_S = 0.5
 _AWAY = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError, asyncio.TimeoutError)
@@ -28,7 +28,8 @@ class Service:
         self._session: aiohttp.ClientSession | None = None
 
     async def call(self, method: str, path: str, body: Any = None, timeout_s: float | None = 60.0) -> Any:
-        """The JSON of the answer. Raises SwerlError SWERL-R101 when the service stays away, SWERL-R102 when it refuses the call.
+        """The JSON of the answer. Raises SwerlError SWERL-R101 when the service stays away, SWERL-R102 when it refuses the call and
+        does not say why in problems of its own, which are raised then.
 
         ``timeout_s=None`` waits for the answer as long as the connection lives (a trial takes as long as it takes).
         """
@@ -51,6 +52,8 @@ class Service:
                         if answer.status < 400:
                             return orjson.loads(text) if text else {}
                         if answer.status not in (401, 502, 503):  # 401: the token of the process before the restart
+                            if problems := _problems(text):
+                                raise SwerlError(*problems)
                             raise fail(
                                 "SWERL-R102",
                                 f"the {self.name} refused {method} {path}: {answer.status} {text[:500].decode(errors='replace')}",
@@ -99,6 +102,15 @@ class Service:
         if not entry:
             return None
         return (entry["admin_url"], entry["admin_token"]) if self.name == "gateway" else (entry["url"], entry["token"])
+
+
+def _problems(text: bytes) -> list[Problem]:
+    """What the service itself says is wrong, if its answer says that."""
+    try:
+        said = orjson.loads(text).get("problems", [])
+        return [Problem(**{name: value for name, value in one.items() if name != "anchor"}) for one in said]
+    except (orjson.JSONDecodeError, AttributeError, TypeError):
+        return []
 
 
 class Absent:

@@ -1,4 +1,4 @@
-"""When failures pile up: a budget of retries per step, a breaker for one kind of failure in a row, and tasks that only fail set aside.
+"""When failures pile up: a budget of retries per step, and a breaker for one kind of failure in a row.
 
 An open breaker ends the step loudly: every request is answered with the first cause and its evidence instead of a result, so that the run
 stops rather than train on what is left. It stays open until the runner is started again.
@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from swerl.errors import Problem, SwerlError
 from swerl.runs.events import EventLog
 
-QUARANTINE_AFTER = 4  # failed attempts of one task, none of them graded
-
 
 class BreakerOpen(SwerlError):
     """The run must not go on: the problem names the first cause."""
@@ -24,6 +22,7 @@ class BreakerOpen(SwerlError):
 class _StepBook:
     asked: int = 0
     retries: int = 0
+    first: str = ""
 
 
 class Breaker:
@@ -31,8 +30,6 @@ class Breaker:
         self._limit, self._budget, self._step_trials, self._events = limit, budget, step_trials, events
         self._steps: dict[tuple[str, int], _StepBook] = defaultdict(_StepBook)
         self._in_a_row: list[tuple[str, str, str]] = []  # kind, trial, error
-        self._failed_tasks: dict[str, int] = {}
-        self._good_tasks: set[str] = set()
         self.problem: Problem | None = None
 
     def check(self) -> None:
@@ -50,23 +47,19 @@ class Breaker:
     def may_retry(self, split: str, step: int, error: str) -> bool:
         """Takes one retry from the step's budget. False, and the breaker opens, when there is none left."""
         book = self._steps[split, step]
+        book.first = book.first or error
         if book.retries >= self.allowance(split, step):
-            self._open("SWERL-T040", f"step {step} ({split}) has used up its {book.retries} retries; the last failure: {error}")
+            said = f"step {step} ({split}) has used up its {book.retries} retries; the first failure: {book.first}"
+            self._open("SWERL-T040", said if error == book.first else f"{said}; the last: {error}")
             return False
         book.retries += 1
         return True
 
-    def good(self, task_id: str) -> None:
+    def good(self) -> None:
         """An attempt ended by itself, whatever its reward: the machinery works."""
         self._in_a_row.clear()
-        self._good_tasks.add(task_id)
-        self._failed_tasks.pop(task_id, None)
 
-    def failed(self, task_id: str, kind: str, trial: str, error: str) -> None:
-        if task_id not in self._good_tasks:
-            self._failed_tasks[task_id] = self._failed_tasks.get(task_id, 0) + 1
-            if self._failed_tasks[task_id] == QUARANTINE_AFTER:
-                self._events.emit("task.quarantined", task=task_id, attempts=QUARANTINE_AFTER, error=error)
+    def failed(self, kind: str, trial: str, error: str) -> None:
         if self._in_a_row and self._in_a_row[0][0] != kind:
             self._in_a_row.clear()
         self._in_a_row.append((kind, trial, error))
@@ -74,13 +67,8 @@ class Breaker:
             first = self._in_a_row[0]
             self._open("SWERL-T041", f"{len(self._in_a_row)} attempts in a row failed with {kind}; the first, {first[1]}: {first[2]}")
 
-    def quarantined(self, task_id: str) -> bool:
-        return self._failed_tasks.get(task_id, 0) >= QUARANTINE_AFTER
-
-    def quarantine(self) -> list[str]:
-        return sorted(task for task, count in self._failed_tasks.items() if count >= QUARANTINE_AFTER)
-
     def _open(self, id: str, message: str) -> None:
         if self.problem is None:
-            self.problem = Problem(id, message, "mend the cause (events/runner.jsonl has every failure); the same command resumes the run")
-            self._events.emit("breaker.open", durable=True, id=id, message=message)
+            remedy = "mend the cause (events/runner.jsonl has every failure); the same command resumes the run"
+            self.problem = Problem(id, message, remedy)
+            self._events.emit("breaker.open", durable=True, id=id, message=message, remedy=remedy)

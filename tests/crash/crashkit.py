@@ -41,9 +41,9 @@ PHASES = ("started", "setup", "agent", "grading", "verifier", "settled")
 
 
 class Scene:
-    """One evaluation of four tasks, three samples each, in ``place``."""
+    """One evaluation of four tasks, three samples each, in ``place``; ``more`` are keys of the configuration besides."""
 
-    def __init__(self, place: Path):
+    def __init__(self, place: Path, more: dict[str, Any] | None = None):
         self.place = place
         self.policy = evalkit.make_policy(place / "policy") if not (place / "policy").exists() else place / "policy"
         tasks = place / "tasks" / "index.parquet"
@@ -64,6 +64,7 @@ class Scene:
             "training.max_prompt_length": 400,
             "vllm.max_model_length": 2000,
             "training.max_response_length": 1500,
+            **(more or {}),
         }
         chosen = Chosen(ROOT / "config.yaml", "demo-cpu", {key: str(value) for key, value in values.items()})
         self.config = derived(chosen, chosen.load(), "eval", "crash.eval", tasks, {})

@@ -1,9 +1,10 @@
-"""Budget, breaker and quarantine."""
+"""Budget, breaker and quarantine of tasks and hosts."""
 
 import pytest
 
 from swerl.runs.events import EventLog, read_events
-from swerl.trials.breaker import QUARANTINE_AFTER, Breaker, BreakerOpen
+from swerl.trials.breaker import Breaker, BreakerOpen
+from swerl.trials.quarantine import AFTER, Quarantine
 
 
 @pytest.fixture
@@ -15,7 +16,7 @@ def test_failures_of_one_kind_in_a_row_open_it_with_the_first_cause(events):
     breaker = Breaker(3, 1.0, 64, events)
     for number in range(3):
         breaker.check()
-        breaker.failed(f"task{number}", "SandboxStartFailed", f"trial{number}", f"reason {number}")
+        breaker.failed("SandboxStartFailed", f"trial{number}", f"reason {number}")
     with pytest.raises(BreakerOpen, match=r"SWERL-T041.*trial0: reason 0"):
         breaker.check()
     assert [event["kind"] for event in read_events(events.path)] == ["breaker.open"]
@@ -23,12 +24,12 @@ def test_failures_of_one_kind_in_a_row_open_it_with_the_first_cause(events):
 
 def test_a_good_attempt_or_another_kind_starts_the_count_anew(events):
     breaker = Breaker(2, 1.0, 64, events)
-    breaker.failed("a", "X", "t1", "")
-    breaker.good("b")
-    breaker.failed("a", "X", "t2", "")
-    breaker.failed("a", "Y", "t3", "")
+    breaker.failed("X", "t1", "")
+    breaker.good()
+    breaker.failed("X", "t2", "")
+    breaker.failed("Y", "t3", "")
     breaker.check()
-    breaker.failed("a", "Y", "t4", "")
+    breaker.failed("Y", "t4", "")
     with pytest.raises(BreakerOpen):
         breaker.check()
 
@@ -53,12 +54,37 @@ def test_validation_counts_what_was_asked(events):
 
 
 def test_a_task_that_only_fails_is_set_aside(events):
-    breaker = Breaker(100, 1.0, 64, events)
-    breaker.good("fine")
-    for number in range(QUARANTINE_AFTER):
-        assert not breaker.quarantined("bad")
-        breaker.failed("bad", "SandboxBuildFailedError", f"t{number}", "no such file")
-        breaker.failed("fine", "SandboxStartFailed", f"u{number}", "")
-    assert breaker.quarantined("bad") and not breaker.quarantined("fine")
-    assert breaker.quarantine() == ["bad"]
-    assert [event["task"] for event in read_events(events.path)] == ["bad"]
+    kept = Quarantine(events)
+    kept.good("fine", None)
+    for number in range(AFTER):
+        assert not kept.holds("bad")
+        kept.failed("bad", None, f"no such file {number}")
+        kept.failed("fine", None, "")
+    assert kept.holds("bad") and not kept.holds("fine")
+    assert kept.tasks == {"bad": "no such file 0"} and kept.hosts == {}
+    assert [(event["task"], event["error"]) for event in read_events(events.path)] == [("bad", "no such file 0")]
+
+
+def test_a_host_on_which_everything_fails_is_set_aside_while_another_works(events):
+    kept = Quarantine(events)
+    for task in ("a", "b", "c"):
+        kept.good(task, "n1")
+        kept.good(task, "n2")
+    for number in range(AFTER - 1):
+        kept.failed("abc"[number], "n1", f"disk {number}")
+    kept.good("a", "n1")  # the row is broken
+    for number in range(AFTER):
+        assert kept.hosts == {}
+        kept.failed("abc"[number % 3], "n1", f"disk {number}")
+    assert kept.hosts == {"n1": "disk 0"} and kept.tasks == {}
+    for number in range(2 * AFTER):  # the last host that works is never given up
+        kept.failed("abc"[number % 3], "n2", "too")
+    assert list(kept.hosts) == ["n1"]
+
+
+def test_one_bad_task_does_not_condemn_its_host(events):
+    kept = Quarantine(events)
+    kept.good("fine", "n2")
+    for _ in range(AFTER):
+        kept.failed("bad", "n1", "its own fault")
+    assert kept.hosts == {} and kept.holds("bad")
