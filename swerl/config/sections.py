@@ -157,6 +157,7 @@ class HarborRuntime:
     tail_kill_grace_sec: int
     tail_kill_min_tasks: int
     trial_hard_timeout_sec: int
+    warm_pool: int
     retry_budget: float
     sandbox: Sandbox
 

@@ -97,7 +97,7 @@ def backend(a: HarborAgent) -> str:
     named = (a.environment_import_path or a.environment_type or "").lower()
     if "kubernetes" in named or "environments.ack" in named or named == "ack":
         return "kubernetes"
-    if "environments.docker" in named or named == "docker":
+    if "environments.docker" in named or "sandboxes.docker" in named or named == "docker":
         return "docker"
     return "bubblewrap" if "bubblewrap" in named else "other"
 

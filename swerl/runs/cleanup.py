@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from swerl.runs.rundir import RunDir, read_json, write_atomic
 from swerl.trials.sandboxes import reaper
 from swerl.trials.settings import run_tag
 
+REAP_S = 180.0
+
 
 @dataclass(frozen=True, slots=True)
 class Swept:
@@ -25,9 +28,10 @@ class Swept:
     processes: tuple[Seen, ...]
     segments: tuple[str, ...]
     sandboxes: int
+    not_asked: str = ""  # why containers or pods that there may be were not looked for
 
     def __bool__(self) -> bool:
-        return bool(self.processes or self.segments or self.sandboxes)
+        return bool(self.processes or self.segments or self.sandboxes or self.not_asked)
 
     def __str__(self) -> str:
         parts = []
@@ -37,6 +41,8 @@ class Swept:
             parts.append(f"removed {len(self.segments)} shared-memory segments")
         if self.sandboxes:
             parts.append(f"removed {self.sandboxes} parts of sandboxes")
+        if self.not_asked:
+            parts.append(f"containers or pods of the run may be left: {self.not_asked}")
         return "; ".join(parts) or "nothing was left"
 
 
@@ -76,11 +82,31 @@ def sweep(run: RunDir, registry: Registry, *, grace_s: float) -> Swept:
         names = ", ".join(f"{seen.command} (pid {seen.pid}, state {seen.state})" for seen in left)
         raise fail("SWERL-R007", f"processes of run {run.id} cannot be ended: {names}", "end them by hand, or restart the machine")
     reaped = reaper.reap(run_tag(run.root), sandboxes_of(run))
+    elsewhere, not_asked = reap_elsewhere(run)
     segments = sharedmemory.remove(run.leftovers)
     remove_scratch(run.scratch)
     run.services.unlink(missing_ok=True)
     registry.ended(run.id)
-    return Swept(tuple(ended), tuple(segments), sum(reaped.as_dict().values()))
+    return Swept(tuple(ended), tuple(segments), sum(reaped.as_dict().values()) + elsewhere, not_asked)
+
+
+def reap_elsewhere(run: RunDir) -> tuple[int, str]:
+    """How many containers or pods of the run were removed, and why they could not be asked for. The trials environment does it: the
+    clients of engines and clusters are there."""
+    resolved = read_json(run.resolved)
+    if resolved is None:
+        return 0, ""
+    agent, python = resolved["config"]["harbor_agent"], Path(resolved["config"]["environment"]["trials_venv_path"]) / "bin" / "python"
+    named = agent["environment_import_path"] or agent["environment_type"] or ""
+    if not any(kind in named for kind in ("docker", "kubernetes", "ack")) or not python.exists():
+        return 0, ""
+    where = {"DOCKER_HOST": agent["docker_host"]} if agent["docker_host"] else {}
+    command = [str(python), "-P", "-m", "swerl.trials.reap", "--run-dir", str(run.root)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=REAP_S, env={**os.environ, **where})
+    except subprocess.TimeoutExpired:
+        return 0, f"no answer within {REAP_S:.0f} s"
+    return (int(done.stdout), "") if done.returncode == 0 else (0, done.stderr.strip()[-300:])
 
 
 def sandboxes_of(run: RunDir) -> Path:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import shlex
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 import orjson
-from harbor.models.trial.config import EnvironmentConfig, TaskConfig, TrialConfig, VerifierConfig
+from harbor.models.trial.config import AgentConfig, EnvironmentConfig, TaskConfig, TrialConfig, VerifierConfig
 from harbor.models.trial.result import TrialResult as HarborResult
 from harbor.trial.hooks import TrialEvent
 from harbor.trial.trial import Trial
@@ -27,11 +29,12 @@ from swerl.trials.gateway import GatewayAdmin, GatewayRefused, GatewayUnreachabl
 from swerl.trials.grading import ANSWER
 from swerl.trials.model import TrialRequest
 from swerl.trials.outcomes import FORFEITS, Evidence, Outcome
-from swerl.trials.sandboxes import docker
-from swerl.trials.sandboxes.bubblewrap import BubblewrapEnvironment
-from swerl.trials.sandboxes.leftovers import EMPTY_TRUSTED, END_OTHERS
+from swerl.trials.sandboxes import docker, engine
+from swerl.trials.sandboxes.gradable import Gradable
+from swerl.trials.sandboxes.leftovers import EMPTY_TRUSTED, END_OTHERS, SNAPSHOT
 from swerl.trials.screening import Finding
 from swerl.trials.settings import BUBBLEWRAP, GRADING, KUBERNETES, RunnerSettings
+from swerl.trials.warm import Ready
 
 
 @dataclass(slots=True)
@@ -47,6 +50,7 @@ class Attempt:
     agent_s: float = 0.0
     verifier_s: float = 0.0
     error: str | None = None
+    host: str | None = None  # where the sandbox ran, for backends with more than one host
     rewards: dict[str, float] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
 
@@ -68,9 +72,29 @@ class Ender:
 class AttemptRunner:
     def __init__(self, settings: RunnerSettings, gateway: GatewayAdmin, watch: GatewayWatch, events: EventLog):
         self._settings, self._gateway, self._watch, self._events = settings, gateway, watch, events
+        self.avoid: Mapping[str, str] = {}  # hosts that no new sandbox should go to
 
-    async def run(self, request: TrialRequest, number: int, trial_name: str, ender: Ender) -> Attempt:
-        """Never raises for what goes wrong in the attempt: that is its evidence. CancelledError only when ``ender`` did not cause it."""
+    def address(self) -> str | None:
+        """The gateway's, for the agents of this run; None for those that need none."""
+        return None if agentcfg.is_utility(self._settings.harbor["agent"]) else self._gateway.public_url()
+
+    async def prepare(self, request: TrialRequest, trial_name: str) -> Ready:
+        """The attempt's sandbox, started before its turn. Raises whatever kept it from starting, and then leaves nothing."""
+        public_url = self.address()
+        environment, _ = self._environment(public_url)
+        trial = await Trial.create(self._trial_config(request, trial_name, AgentConfig(name="nop"), environment))
+        trial._close_logger_handler()
+        try:
+            start = trial.agent_environment.start(force_build=trial.config.environment.force_build)
+            await asyncio.wait_for(start, trial.environment_build_timeout_sec)
+        except BaseException:
+            await asyncio.shield(trial.agent_environment.stop(delete=True))
+            raise
+        return Ready(trial_name, trial.agent_environment, public_url)
+
+    async def run(self, request: TrialRequest, number: int, trial_name: str, ender: Ender, ready: Ready | None = None) -> Attempt:
+        """Never raises for what goes wrong in the attempt: that is its evidence. CancelledError only when ``ender`` did not cause it.
+        ``ready`` is the sandbox that `prepare` has started for it."""
         attempt = Attempt()
         ender.task = asyncio.current_task()
         limit_s = min(self._settings.hard_timeout_s, request.deadline_s or float("inf"))
@@ -88,7 +112,7 @@ class AttemptRunner:
             if not agentcfg.is_utility(self._settings.harbor["agent"]):
                 session = await self._open(request, number)
                 attempt.session = session.id
-            await within(self._trial(request, trial_name, session, attempt), limit_s, held_s)
+            await within(self._trial(request, trial_name, session, attempt, ready), limit_s, held_s)
         except OutOfTime:
             self._blame(
                 attempt, "OutOfTime", f"the trial took more than {limit_s:.0f} s", Outcome.AGENT_TIMEOUT if phase == "agent" else None
@@ -150,9 +174,11 @@ class AttemptRunner:
         except (GatewayUnreachable, GatewayRefused):
             return away_s
 
-    async def _trial(self, request: TrialRequest, trial_name: str, session: Session | None, attempt: Attempt) -> None:
+    async def _trial(self, request: TrialRequest, trial_name: str, session: Session | None, attempt: Attempt, ready: Ready | None) -> None:
         attempt.phase = "load"
         trial = await Trial.create(self._config(request, trial_name, session))
+        if ready is not None:
+            ready.give_to(trial)
         limit_s = agentcfg.agent_limit_s(
             self._settings.harbor["agent"], trial.task.config.agent.timeout_sec, self._settings.harbor.get("agent_timeout_multiplier")
         )
@@ -168,9 +194,18 @@ class AttemptRunner:
             attempt.phase = phase
             self._events.emit("trial.phase", step=request.step, trial=trial_name, phase=phase)
 
+        own_processes = ""
+
+        async def agent_begins(_: Any) -> None:
+            nonlocal own_processes
+            now_in("agent")
+            if not isinstance(environment, Gradable):
+                there = await environment.exec(f"sh -c {shlex.quote(SNAPSHOT)}", user="root", timeout_sec=60)
+                own_processes = " ".join((there.stdout or "").split())
+
         async def agent_over(_: Any) -> None:
             now_in("grading")
-            await self._quiet(environment)
+            await self._quiet(environment, own_processes)
             if session is not None:
                 await self._close(session, attempt)
 
@@ -181,7 +216,7 @@ class AttemptRunner:
             return hook
 
         trial.add_hook(TrialEvent.ENVIRONMENT_START, enter("setup"))
-        trial.add_hook(TrialEvent.AGENT_START, enter("agent"))
+        trial.add_hook(TrialEvent.AGENT_START, agent_begins)
         trial.add_hook(TrialEvent.AGENT_END, agent_over)
         trial.add_hook(TrialEvent.VERIFICATION_START, enter("verifier"))
         try:
@@ -189,12 +224,13 @@ class AttemptRunner:
         finally:
             self._collect(trial, attempt)
 
-    async def _quiet(self, environment: Any) -> None:
-        if isinstance(environment, BubblewrapEnvironment):
+    async def _quiet(self, environment: Any, own_processes: str) -> None:
+        if isinstance(environment, Gradable):
             await environment.close_network()
             await environment.prepare_grading()
         else:
-            await environment.exec(END_OTHERS, user="root", timeout_sec=60)
+            ending = f"sh -c {shlex.quote(END_OTHERS)} {shlex.quote(own_processes)}"
+            await environment.exec(ending, user="root", timeout_sec=60)
             await environment.exec(EMPTY_TRUSTED, user="root", timeout_sec=60)
 
     def _collect(self, trial: Trial, attempt: Attempt) -> None:
@@ -219,7 +255,8 @@ class AttemptRunner:
         answer = trial.paths.trial_dir / ANSWER
         findings = orjson.loads(answer.read_bytes())["findings"] if answer.is_file() else []
         findings += [finding.as_dict() for finding in detect(commands(trial.paths.agent_dir / "trajectory.json"))]
-        if isinstance(environment, BubblewrapEnvironment):
+        if isinstance(environment, Gradable):
+            attempt.host = environment.host
             findings += [Finding("left-running", line).as_dict() for line in environment.leftovers[:8]]
             findings += [Finding("link-outside", link).as_dict() for link in environment.refused_links[:8]]
         if error is not None and error.exception_type in FORFEITS:
@@ -230,49 +267,54 @@ class AttemptRunner:
             attempt.info["findings"] = findings[:48]
 
     def _config(self, request: TrialRequest, trial_name: str, session: Session | None) -> TrialConfig:
-        settings, harbor = self._settings, self._settings.harbor
-        environment = dict(harbor["environment"])
-        ours = environment.get("import_path") == BUBBLEWRAP
         public_url = self._gateway.public_url() if session is not None else None
-        inside_url = public_url
-        if ours:
-            network = settings.sandbox.get("network", "none")
-            gateway = None
-            if network == "gateway" and public_url is not None:
-                gateway = public_url.partition("://")[2].partition("/")[0]
-                inside_url = f"http://127.0.0.1:{gateway.rpartition(':')[2]}"
-            elif network != "public":
-                network, inside_url = "none", None
-            environment["kwargs"] = {
-                **environment.get("kwargs", {}),
-                **settings.sandbox,
-                "network": network,
-                "gateway": gateway,
-                "run_tag": settings.run_tag,
-                "changes_only": not harbor["verifier"].get("disable", False),
-            }
-        elif (environment.get("import_path") or "").startswith(KUBERNETES.partition(":")[0]):
-            network = settings.sandbox.get("network", "none") if session is not None else "none"
-            gateway = public_url.partition("://")[2].partition("/")[0] if public_url is not None and network == "gateway" else None
-            ours_too = {"run_tag": settings.run_tag, "network": network, "gateway": gateway}
-            environment["kwargs"] = {**environment.get("kwargs", {}), **ours_too}
-        elif docker.is_docker(environment):
-            environment["extra_docker_compose"] = [docker.overlay(settings.run_dir / "trials", settings.run_tag)]
-            inside_url = docker.inside_url(public_url) if public_url is not None else None
+        environment, inside_url = self._environment(public_url)
+        key = session.key if session is not None else None
+        agent = agentcfg.agent_config(self._settings.harbor["agent"], public_url=public_url, inside_url=inside_url, key=key)
+        return self._trial_config(request, trial_name, agent, environment)
+
+    def _trial_config(self, request: TrialRequest, trial_name: str, agent: AgentConfig, environment: Mapping[str, Any]) -> TrialConfig:
+        harbor = self._settings.harbor
         verifier = dict(harbor["verifier"])
-        if ours and not verifier.get("disable"):
+        if not verifier.get("disable"):
             verifier["import_path"] = GRADING
         return TrialConfig(
             task=TaskConfig(path=request.task_dir),
             trial_name=trial_name,
-            trials_dir=settings.trials_dir,
-            agent=agentcfg.agent_config(
-                harbor["agent"], public_url=public_url, inside_url=inside_url, key=session.key if session is not None else None
-            ),
+            trials_dir=self._settings.trials_dir,
+            agent=agent,
             environment=EnvironmentConfig(**environment),
             verifier=VerifierConfig(**verifier),
             **{name: harbor[name] for name in harbor if name.endswith("_multiplier") and name != "agent_timeout_multiplier"},
         )
+
+    def _environment(self, public_url: str | None) -> tuple[dict[str, Any], str | None]:
+        """Harbor's environment with what our sandboxes need to know, and the gateway's address as seen from inside; None: out of reach."""
+        settings, environment = self._settings, dict(self._settings.harbor["environment"])
+        path = environment.get("import_path") or ""
+        address = public_url.partition("://")[2].partition("/")[0] if public_url is not None else None
+        network = settings.sandbox.get("network", "none")
+        if network == "gateway" and address is None:
+            network = "none"
+        ours = {
+            "run_tag": settings.run_tag,
+            "network": network,
+            "gateway": address if network == "gateway" else None,
+            "changes_only": not settings.harbor["verifier"].get("disable", False),
+        }
+        loopback = f"http://127.0.0.1:{address.rpartition(':')[2]}" if address is not None else None
+        if path == BUBBLEWRAP:
+            environment["kwargs"] = {**environment.get("kwargs", {}), **settings.sandbox, **ours}
+            return environment, {"gateway": loopback, "public": public_url, "none": None}[network]
+        if path.startswith(KUBERNETES.partition(":")[0]):
+            environment["kwargs"] = {**environment.get("kwargs", {}), **ours, "avoid_hosts": sorted(self.avoid)}
+            return environment, None if network == "none" else public_url
+        if engine.is_docker(environment):
+            processes = settings.sandbox.get("limits", {}).get("processes")
+            environment = docker.settings(environment, **ours, **({"max_processes": processes} if processes else {}))
+            outside = engine.inside_url(public_url) if public_url is not None else None
+            return environment, {"gateway": loopback, "public": outside, "none": None}[network]
+        return environment, public_url
 
 
 def _span(timing: Any) -> float:

@@ -20,7 +20,7 @@ from typing import Any, override
 from harbor.models.verifier.result import VerifierResult
 from harbor.verifier.verifier import Verifier
 
-from swerl.trials.sandboxes.bubblewrap import BubblewrapEnvironment, SandboxExhausted
+from swerl.trials.sandboxes.gradable import Gradable, SandboxExhausted
 from swerl.trials.sandboxes.tree import Received, UnsafeEntry
 from swerl.trials.screening import Finding, keep_removed, screen
 
@@ -41,7 +41,7 @@ class FreshVerifier(Verifier):
     @override
     async def verify(self) -> VerifierResult:
         where = self.environment
-        if not isinstance(where, BubblewrapEnvironment) or not where.changes_only:
+        if not isinstance(where, Gradable) or not where.changes_only:
             return await super().verify()
         staged = Path(tempfile.mkdtemp(prefix="answer-", dir=self.trial_paths.trial_dir))
         try:
@@ -57,12 +57,13 @@ class FreshVerifier(Verifier):
             self._record(staged)
             await asyncio.to_thread(shutil.rmtree, staged, ignore_errors=True)
 
-    async def _verify_in_fresh(self, where: BubblewrapEnvironment, staged: Path, received: Received) -> VerifierResult:
+    async def _verify_in_fresh(self, where: Gradable, staged: Path, received: Received) -> VerifierResult:
         fresh = where.sibling(f"{where.session_id}__grading")
         try:
             try:
                 await fresh.start(force_build=False)
             except Exception as error:
+                where.host = fresh.host  # the failure is of that place
                 raise GradingSandboxFailed(f"{type(error).__name__}: {error}") from error
             await fresh.remove(keep_removed(received.gone))
             if any(staged.iterdir()):
@@ -70,7 +71,10 @@ class FreshVerifier(Verifier):
             self.environment = fresh
             with fresh.with_default_user(where.default_user):
                 result = await super().verify()
-            self.findings += [Finding("left-running-by-tests", line) for line in await fresh.sandbox.channel.quiesce()]
+            try:
+                self.findings += [Finding("left-running-by-tests", line) for line in await fresh.quiesce()]
+            except SandboxExhausted as error:  # the verdict is there, and the sandbox goes next
+                self.findings.append(Finding("left-running-by-tests", str(error)))
             return result
         finally:
             self.environment = where

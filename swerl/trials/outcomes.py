@@ -100,6 +100,7 @@ ENDED_BY: Mapping[Outcome, frozenset[str]] = MappingProxyType(
                 "GradingSandboxFailed",
                 "ImagePullFailed",
                 "PodNotStarted",
+                "ContainerNotStarted",
                 "SwerlError",  # the task asks for what this sandbox cannot do
             }
         ),

@@ -8,13 +8,14 @@ Every result is in the journal before anybody hears of it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from swerl.runs.events import EventLog
@@ -24,8 +25,10 @@ from swerl.trials.groups import Groups
 from swerl.trials.journal import Journal
 from swerl.trials.model import Identity, Timing, TrialRequest, TrialResult
 from swerl.trials.outcomes import MEANING, Evidence, Judgement, Outcome, RewardMissing, judge
+from swerl.trials.quarantine import Quarantine
 from swerl.trials.settings import RunnerSettings
 from swerl.trials.tail import TailKiller
+from swerl.trials.warm import Ready, Warm
 
 BACKOFF_S = 1.0
 
@@ -42,6 +45,9 @@ class Scheduler:
         self._enders: dict[str, tuple[Identity, Ender]] = {}
         self._memory: dict[str, TrialResult] = {}  # results of this process that are not final
         self.breaker = Breaker(settings.breaker_failures, settings.retry_budget, settings.step_trials, events)
+        self.quarantine = Quarantine(events)
+        attempts.avoid = self.quarantine.hosts
+        self.warm = Warm(settings.warm_pool, events)
         self.tail = TailKiller(settings.tail, settings.step_trials, self._end, events)
         self.groups = Groups(settings.group_size, events)
         self.counts: Counter[str] = Counter()
@@ -89,7 +95,9 @@ class Scheduler:
             "settled": dict(self.counts),
             "journal": len(self._journal.settled),
             "groups": dict(self.groups.counts),
-            "quarantined": self.breaker.quarantine(),
+            "warm": self.warm.stats(),
+            "quarantined": self.quarantine.tasks,
+            "quarantined_hosts": dict(self.quarantine.hosts),
             "breaker": None if problem is None else problem.as_dict(),
         }
 
@@ -123,27 +131,12 @@ class Scheduler:
     async def _attempts_until_settled(self, request: TrialRequest, ender: Ender, asked: float) -> TrialResult:
         who, step = request.identity, request.step
         for tries in range(1, self._settings.max_attempts + 1):
-            async with _slot(self._slots, ender):
-                self.breaker.check()
-                if ender.by is not None:
-                    attempt, name = Attempt(Evidence(ended_by=ender.by), error=f"ended by the runner: {ender.by.value}"), ""
-                elif self.breaker.quarantined(request.task_id):
-                    attempt, name = (
-                        Attempt(Evidence(exception="SandboxBuildFailedError"), error=f"task {request.task_id} is quarantined"),
-                        "",
-                    )
+            async with self._turn(request, ender) as begun:
+                if ender.by is None:
+                    self.breaker.check()
+                    attempt, name, queue_s = await self._attempt(request, ender, begun, asked)
                 else:
-                    number, name = self._journal.begin(who, lambda n: _trial_name(request, n))
-                    queue_s = time.monotonic() - asked
-                    self._events.emit("trial.started", step=step, trial=name, task=request.task_id, split=who.split, attempt=number)
-                    if who.split == "train":
-                        self.tail.running(step, who.key)
-                    self.running += 1
-                    try:
-                        shutil.rmtree(self._settings.trials_dir / name, ignore_errors=True)  # a name is new, unless the journal was lost
-                        attempt = await self._attempts.run(request, number, name, ender)
-                    finally:
-                        self.running -= 1
+                    attempt, name = Attempt(Evidence(ended_by=ender.by), error=f"ended by the runner: {ender.by.value}"), ""
             judgement, attempt = self._judge(attempt)
             result = _result(request, name, judgement, attempt, tries, queue_s if name else 0.0, time.monotonic() - asked)
             self._report(request, result, attempt)
@@ -154,6 +147,79 @@ class Scheduler:
                     return result
                 await asyncio.sleep(BACKOFF_S * 2 ** (tries - 1) * (0.5 + random.random()))
         return result
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, request: TrialRequest, ender: Ender) -> AsyncIterator[_Begun | None]:
+        """A place among those that run. Where all are taken and there is a pool, the trial's sandbox is made ready meanwhile; whatever the
+        body leaves of that is thrown away."""
+        begun = None
+        async with contextlib.AsyncExitStack() as places:
+            if self.warm.size and self._slots.locked():
+                async with _slot(self.warm.places, ender):
+                    begun = await self._ahead(request, ender)
+                    await places.enter_async_context(_slot(self._slots, ender))
+            else:
+                await places.enter_async_context(_slot(self._slots, ender))
+            try:
+                yield begun
+            finally:
+                if begun is not None and begun.ready is not None:
+                    await asyncio.shield(self.warm.discard(begun.ready))
+
+    async def _ahead(self, request: TrialRequest, ender: Ender) -> _Begun | None:
+        """The next attempt's number and name, and its sandbox. None when the trial is ended or set aside, or it does not start."""
+        if ender.by is not None or self.breaker.problem is not None or self.quarantine.holds(request.task_id):
+            return None
+        begun = self._begin(request)
+        ender.task, began = asyncio.current_task(), time.monotonic()
+        try:
+            begun.ready = await self._attempts.prepare(request, begun.name)
+            self.warm.prepared(begun.ready, time.monotonic() - began)
+            return begun
+        except asyncio.CancelledError:
+            if ender.by is None or ender.task is None:
+                raise
+            ender.task.uncancel()
+        except Exception as error:  # the attempt that follows meets the same trouble, where it counts
+            self.warm.failed(begun.name, error)
+        finally:
+            ender.task = None
+        return None
+
+    def _begin(self, request: TrialRequest) -> _Begun:
+        number, name = self._journal.begin(request.identity, lambda n: _trial_name(request, n))
+        shutil.rmtree(self._settings.trials_dir / name, ignore_errors=True)  # a name is new, unless the journal was lost
+        return _Begun(number, name)
+
+    async def _attempt(self, request: TrialRequest, ender: Ender, begun: _Begun | None, asked: float) -> tuple[Attempt, str, float]:
+        """One attempt that has its turn: what it left, its name (empty when nothing was started), and how long it waited."""
+        who, step = request.identity, request.step
+        if self.quarantine.holds(request.task_id):
+            evidence = Evidence(exception="SandboxBuildFailedError")
+            return Attempt(evidence, error=f"task {request.task_id} is quarantined: {self.quarantine.tasks[request.task_id]}"), "", 0.0
+        ready = None
+        if begun is not None and begun.ready is not None:
+            ready, begun.ready = begun.ready, None
+            if not await self.warm.alive(ready, self._attempts.address()):
+                ready = begun = None
+        begun = begun or self._begin(request)
+        queue_s = time.monotonic() - asked
+        self._events.emit(
+            "trial.started",
+            step=step,
+            trial=begun.name,
+            task=request.task_id,
+            split=who.split,
+            attempt=begun.number,
+            warm=ready is not None,
+        )
+        if who.split == "train":
+            self.tail.running(step, who.key)
+        self.running += 1
+        try:
+            return await self._attempts.run(request, begun.number, begun.name, ender, ready), begun.name, queue_s
+        finally:
+            self.running -= 1
 
     def _judge(self, attempt: Attempt) -> tuple[Judgement, Attempt]:
         rule = self._settings
@@ -170,9 +236,20 @@ class Scheduler:
             kind = attempt.evidence.exception or result.outcome.value
             self._events.emit("trial.failed", step=request.step, trial=result.trial_name, outcome=result.outcome.value, error=result.error)
             if result.trial_name:
-                self.breaker.failed(request.task_id, kind, result.trial_name, result.error or "")
+                self.breaker.failed(kind, result.trial_name, result.error or "")
+                self.quarantine.failed(request.task_id, attempt.host, result.error or kind)
         elif MEANING[result.outcome].against != "tail":
-            self.breaker.good(request.task_id)
+            self.breaker.good()
+            self.quarantine.good(request.task_id, attempt.host)
+
+
+@dataclass(slots=True)
+class _Begun:
+    """An attempt that has its number and name, and perhaps its sandbox."""
+
+    number: int
+    name: str
+    ready: Ready | None = None
 
 
 class _slot:

@@ -25,9 +25,10 @@ from swerl.trials.clock import GatewayWatch
 from swerl.trials.gateway import GatewayAdmin
 from swerl.trials.journal import Journal
 from swerl.trials.model import Identity, TrialRequest
-from swerl.trials.sandboxes import docker, limits, reaper
+from swerl.trials.reap import elsewhere
+from swerl.trials.sandboxes import engine, limits, reaper
 from swerl.trials.scheduler import Scheduler, Stopping
-from swerl.trials.settings import KUBERNETES, RunnerSettings
+from swerl.trials.settings import BUBBLEWRAP, KUBERNETES, RunnerSettings
 
 
 class Runner:
@@ -66,7 +67,7 @@ class Runner:
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         announce(settings.services_path, "runner", {"url": self.url, "token": self._token})
         self._events.emit(
-            "runner.started", durable=True, settled=len(self._journal.settled), reaped=reaped.as_dict(), not_enforced=limits.missing()
+            "runner.started", durable=True, settled=len(self._journal.settled), reaped=reaped.as_dict(), not_enforced=self._gaps()
         )
 
     async def stop(self) -> None:
@@ -83,18 +84,22 @@ class Runner:
     def _reap(self) -> reaper.Reaped:
         """Remove what carries this run's tag, under the journal's lock. An engine or a cluster is asked only when sandboxes are there."""
         found = reaper.reap(self.settings.run_tag, self.settings.sandbox.get("work_dir"))
-        environment = self.settings.harbor["environment"]
         try:
-            if docker.is_docker(environment):
-                found.containers = docker.reap(self.settings.run_tag)
-            elif (environment.get("import_path") or "").startswith(KUBERNETES.partition(":")[0]):
-                from swerl.trials.sandboxes import kubernetes  # its client costs a second of import
-
-                where = environment.get("kwargs", {})
-                found.pods = kubernetes.reap(self.settings.run_tag, where["namespace"], where.get("kubeconfig"), where.get("context"))
+            for kind, count in elsewhere(self.settings.run_tag, self.settings.harbor["environment"]).items():
+                setattr(found, kind, count)
         except RuntimeError as error:
             self._events.emit("runner.not_reaped", error=str(error))
         return found
+
+    def _gaps(self) -> list[str]:
+        """What these sandboxes do not do that ours do, one phrase each."""
+        environment = self.settings.harbor["environment"]
+        path = environment.get("import_path") or ""
+        if path == BUBBLEWRAP:
+            return limits.missing()
+        if engine.is_docker(environment) or path.startswith(KUBERNETES.partition(":")[0]):
+            return []
+        return ["grading in a fresh sandbox (this backend is graded where the agent was)", "the network kept to the gateway"]
 
     @web.middleware
     async def _border(self, request: web.Request, handler: Any) -> web.StreamResponse:
@@ -124,7 +129,7 @@ class Runner:
         return _answer({"cancelled": self.scheduler.cancel(body.get("version"), who)})
 
     async def _stats(self, request: web.Request) -> web.Response:
-        return _answer({**self.scheduler.stats(), "gateway_down": self._watch.down, "not_enforced": limits.missing()})
+        return _answer({**self.scheduler.stats(), "gateway_down": self._watch.down, "not_enforced": self._gaps()})
 
     async def _shutdown(self, request: web.Request) -> web.Response:
         self.ended.set()

@@ -40,6 +40,7 @@ class Tail:
 class RunnerSettings:
     """``harbor`` is Harbor's TrialConfig as far as the run decides it (see swerl.render.trial); ``sandbox`` the keyword arguments that our
     own sandbox gets besides. ``max_attempts`` counts the first. ``retry_budget`` is retries a step may spend per trial of the step.
+    ``warm_pool`` is how many waiting trials have their sandbox ready.
     ``step_trials`` are the trials of a training step, ``group_size`` those of one prompt."""
 
     run_id: str
@@ -48,6 +49,7 @@ class RunnerSettings:
     harbor: Mapping[str, Any]
     sandbox: Mapping[str, Any] = field(default_factory=dict)
     num_workers: int = 16
+    warm_pool: int = 0
     max_attempts: int = 2
     retry_budget: float = 0.25
     hard_timeout_s: float = 4500.0
@@ -106,6 +108,7 @@ def settings_from(cfg: RunConfig, run_dir: Path) -> RunnerSettings:
             },
         },
         num_workers=runtime.num_workers,
+        warm_pool=runtime.warm_pool,
         max_attempts=cfg.harbor_agent.max_retries,
         retry_budget=runtime.retry_budget,
         hard_timeout_s=float(runtime.trial_hard_timeout_sec),

@@ -187,7 +187,7 @@ def test_the_quota_holds_the_trials_of_the_configuration():
         harbor_runtime__num_workers="10", harbor_agent__environment_override_cpus="2", harbor_agent__environment_override_memory_mb="1000"
     )
     hard = objects(c)["ResourceQuota/sandboxes"]["spec"]["hard"]
-    assert (hard["pods"], hard["requests.cpu"], hard["requests.memory"], hard["secrets"]) == ("20", "40", "20000Mi", "0")
+    assert (hard["pods"], hard["requests.cpu"], hard["requests.memory"], hard["secrets"]) == ("30", "60", "30000Mi", "0")
 
 
 @pytest.mark.parametrize(

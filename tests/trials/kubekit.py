@@ -35,6 +35,8 @@ class Cluster:
         self.slow_s = slow_s
         self.faults: list[int] = []
         self.exec_faults: list[int] = []
+        self.nodes = ["node-a"]  # pods go round, except where their affinity keeps them off
+        self.bad_nodes: set[str] = set()  # no image can be pulled there
         self.cut_exec = 0  # so many commands lose their connection in the middle
         self.pods: dict[str, dict[str, Any]] = {}
         self.seen: list[dict[str, Any]] = []  # every pod that was ever made
@@ -111,6 +113,7 @@ class Cluster:
         bad += ["privileged"] if main.get("securityContext", {}).get("privileged") else []
         if bad:
             return _status(422, f"invalid: {', '.join(bad)}")
+        pod["spec"]["nodeName"] = next(node for node in self._round() if node not in _kept_off(pod))
         pod["metadata"] |= {"uid": secrets.token_hex(8), "resourceVersion": str(next(self._versions)), "creationTimestamp": _now()}
         pod["status"] = {"phase": "Pending", "containerStatuses": [_state(main, "ContainerCreating")]}
         self.pods[name] = pod
@@ -120,11 +123,17 @@ class Cluster:
         self._tell("ADDED", pod)
         return _json(pod, 201)
 
+    def _round(self) -> list[str]:
+        first = len(self.seen) % len(self.nodes)
+        return self.nodes[first:] + self.nodes[:first]
+
     async def _run(self, name: str, main: dict[str, Any]) -> None:
         await asyncio.sleep(self.slow_s)
         pod = self.pods[name]
         if main["image"].startswith("missing/"):
             pod["status"]["containerStatuses"] = [_state(main, "ErrImagePull", f"manifest of {main['image']} unknown")]
+        elif pod["spec"]["nodeName"] in self.bad_nodes:
+            pod["status"]["containerStatuses"] = [_state(main, "ErrImagePull", "no space left on device")]
         else:
             limits = Limits(disk_mb=64, memory_mb=512)
             self._sandboxes[name] = await launch.start(SandboxSpec(limits=limits), self.tag, name[-20:])
@@ -256,6 +265,12 @@ class Cluster:
     async def _delete_policy(self, request: web.Request) -> web.Response:
         found = self.policies.pop(request.match_info["name"], None)
         return _json({"status": "Success"}) if found else _status(404, "no such policy")
+
+
+def _kept_off(pod: dict[str, Any]) -> list[str]:
+    required = pod["spec"].get("affinity", {}).get("nodeAffinity", {}).get("requiredDuringSchedulingIgnoredDuringExecution", {})
+    rules = [rule for term in required.get("nodeSelectorTerms", []) for rule in term["matchExpressions"]]
+    return [name for rule in rules if (rule["key"], rule["operator"]) == ("kubernetes.io/hostname", "NotIn") for name in rule["values"]]
 
 
 def _state(main: dict[str, Any], waiting: str = "", message: str = "") -> dict[str, Any]:

@@ -12,6 +12,7 @@ from kubernetes import config as k8s_config
 from kubernetes import watch
 from trialkit import FIX, Running, make_task, script
 
+from swerl.trials.sandboxes import cluster as cluster_access
 from swerl.trials.sandboxes import kubernetes
 from swerl.trials.settings import KUBERNETES
 
@@ -64,11 +65,15 @@ def test_a_repair_in_a_pod(tmp_path):
 
     with cluster(slow_s=1.0) as kit:
         result, seen, settings = asyncio.run(main(kit))
-        (pod,) = kit.seen
+        pod, grader = kit.seen
+        assert (
+            grader["metadata"]["labels"][cluster_access.NETWORK_LABEL] == "none" and grader["metadata"]["name"] != pod["metadata"]["name"]
+        )
+        assert {"kind": "left-running", "path": "sleep4323"} in result.info["findings"]
         assert (result.outcome.value, result.reward, result.error) == ("completed", 1.0, None)
         assert "return a - b" in seen[0]
         labels, container = pod["metadata"]["labels"], pod["spec"]["containers"][0]
-        assert labels[kubernetes.LABEL] == settings.run_tag and labels["harbor-run"] == "rl"
+        assert labels[cluster_access.LABEL] == settings.run_tag and labels["harbor-run"] == "rl"
         assert pod["spec"]["activeDeadlineSeconds"] == 600 and pod["spec"]["automountServiceAccountToken"] is False
         assert container["resources"]["limits"]["memory"] == container["resources"]["requests"]["memory"] == "256Mi"
         assert container["imagePullPolicy"] == "IfNotPresent" and not container["securityContext"]["privileged"]
@@ -76,15 +81,15 @@ def test_a_repair_in_a_pod(tmp_path):
 
 
 def test_what_the_policy_lets_out(monkeypatch):
-    monkeypatch.setattr(kubernetes.socket, "gethostbyname", lambda host: "10.0.0.7")
-    gateway = kubernetes.policy("tag", "gateway.example:8002")["spec"]
+    monkeypatch.setattr(cluster_access.socket, "gethostbyname", lambda host: "10.0.0.7")
+    gateway = cluster_access.policy("tag", "gateway.example:8002")["spec"]
     assert gateway["egress"] == [{"to": [{"ipBlock": {"cidr": "10.0.0.7/32"}}], "ports": [{"protocol": "TCP", "port": 8002}]}]
-    assert gateway["podSelector"] == {"matchLabels": {"swerl.run": "tag"}} and gateway["ingress"] == []
-    nothing = kubernetes.policy("tag", None)["spec"]
+    assert gateway["podSelector"] == {"matchLabels": {"swerl.run": "tag", "swerl.network": "gateway"}} and gateway["ingress"] == []
+    nothing = cluster_access.policy("tag", None)["spec"]
     assert nothing["egress"] == [] and nothing["policyTypes"] == ["Ingress", "Egress"]
-    monkeypatch.setattr(kubernetes.socket, "gethostbyname", lambda host: "127.0.0.1")
+    monkeypatch.setattr(cluster_access.socket, "gethostbyname", lambda host: "127.0.0.1")
     with pytest.raises(Exception, match="SWERL-T053"):
-        kubernetes.policy("tag", "localhost:8002")
+        cluster_access.policy("tag", "localhost:8002")
 
 
 def test_a_busy_server_costs_time_and_nothing_else(tmp_path):
@@ -117,7 +122,7 @@ def test_a_connection_that_breaks_is_the_clusters_failure_and_is_retried(tmp_pat
     with cluster() as kit:
         result, seen, failed = asyncio.run(main(kit))
         assert (result.outcome.value, result.reward, result.attempts) == ("completed", 1.0, 2)
-        assert len(kit.seen) == 2 and seen == ["(no output)"]
+        assert len(kit.seen) == 4 and seen == ["(no output)"]
         assert failed[0]["outcome"] == "infra_failed" and "broke" in failed[0]["error"]
 
 
@@ -137,10 +142,27 @@ def test_pods_that_do_not_start_are_named(tmp_path, image, slow_s, said):
         assert kit.pods == {}
 
 
+def test_a_node_on_which_nothing_starts_is_left_alone(tmp_path):
+    async def main(kit):
+        kit.nodes, kit.bad_nodes = ["node-a", "node-a", "node-b"], {"node-b"}
+        async with running(tmp_path, kit, script(FIX), num_workers=1) as ran:
+            for number in range(6):
+                result = await ran.run(make_task(tmp_path, f"t{number}", test_sh=TEST_SH))
+                assert result.reward == 1.0, result
+            return ran.runner.scheduler.stats(), ran.events("host.quarantined")
+
+    with cluster() as kit:
+        stats, events = asyncio.run(main(kit))
+        assert list(stats["quarantined_hosts"]) == ["node-b"] and "no space left" in stats["quarantined_hosts"]["node-b"]
+        assert [event["host"] for event in events] == ["node-b"] and stats["quarantined"] == {}
+        places = [pod["spec"]["nodeName"] for pod in kit.seen]
+        assert places.count("node-b") == 4 and "node-b" not in places[-3:]
+
+
 def test_the_reaper_takes_the_runs_pods_and_nobody_elses(tmp_path):
     def body(name, tag):
         main = {"name": "main", "image": "x", "resources": {}}
-        labels = {kubernetes.LABEL: tag}
+        labels = {cluster_access.LABEL: tag}
         metadata = {"name": name, "labels": labels}
         return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [main]}}
 
@@ -153,8 +175,8 @@ def test_the_reaper_takes_the_runs_pods_and_nobody_elses(tmp_path):
             e["object"].metadata.name for e in watch.Watch().stream(api.list_namespaced_pod, "rl", timeout_seconds=1, _request_timeout=2)
         }
         assert watched == {"one", "two", "three"}
-        assert kubernetes.reap("mine", "rl", path) == 2 and list(kit.pods) == ["three"]
+        assert cluster_access.reap("mine", "rl", path) == 2 and list(kit.pods) == ["three"]
         assert "kit" not in api.read_namespaced_pod_log("three", "rl")
         kit.on_its_loop(kit.evict("three"))
         with pytest.raises(RuntimeError, match="cluster"):
-            kubernetes.reap("mine", "rl", str(tmp_path / "none"))
+            cluster_access.reap("mine", "rl", str(tmp_path / "none"))

@@ -51,8 +51,8 @@ def _account(name: str, namespace: str) -> dict[str, Any]:
 
 
 def _quota(config: RunConfig, namespace: str) -> dict[str, Any]:
-    """All trials at once, and as many again that are still being deleted."""
-    pods = 2 * config.harbor_runtime.num_workers
+    """Of each trial the agent's pod, the one it is graded in and one that is still being deleted; and those made ready ahead."""
+    pods = 3 * config.harbor_runtime.num_workers + config.harbor_runtime.warm_pool
     cpus = config.harbor_agent.environment_override_cpus or 1
     memory_mb = config.harbor_agent.environment_override_memory_mb or 4096
     hard = {

@@ -24,6 +24,7 @@ from harbor.models.task.config import NetworkMode
 
 from swerl.errors import fail
 from swerl.trials.sandboxes import dockerfile, launch, tree
+from swerl.trials.sandboxes.gradable import FORGET_HISTORY, SandboxExhausted
 from swerl.trials.sandboxes.relay import Relay
 from swerl.trials.sandboxes.spec import DEFAULT_PATH, Limits, Mount, SandboxSpec
 from swerl.trials.sandboxes.wire import Finished, SandboxDied, SandboxRefused
@@ -34,15 +35,7 @@ BASE_ENV = {"PATH": DEFAULT_PATH, "HOME": "/root", "LANG": "C.UTF-8"}
 # Where the agent could lay something out for the verifier to find.
 LOG_DIRS = ("/logs/agent", "/logs/verifier", "/logs/artifacts")
 TRUSTED_TARGETS = ("/tests", "/solution", "/logs/verifier")
-FORGET_HISTORY = (
-    "[ -e .git ] || exit 0; set -e; rm -rf .git; command -v git >/dev/null || exit 0; git init -q; git add -A;"
-    " git -c user.name=task -c user.email=task@localhost commit -q --allow-empty -m start"
-)
 _numbers = itertools.count(1)
-
-
-class SandboxExhausted(RuntimeError):
-    """The agent's processes used up what the sandbox had (memory, disk, inodes) and what the trial needs next cannot be done in it."""
 
 
 class BubblewrapEnvironment(BaseEnvironment):
@@ -67,6 +60,7 @@ class BubblewrapEnvironment(BaseEnvironment):
         self._build = dockerfile.Build(image="")
         self._sandbox: launch.Sandbox | None = None
         self._relay: Relay | None = None
+        self.host = None  # there is one
         self.leftovers: list[str] = []
         self.refused_links: list[str] = []
         if kwargs.get("agent_runtime_image"):
@@ -222,6 +216,9 @@ class BubblewrapEnvironment(BaseEnvironment):
             self.leftovers += await self.sandbox.channel.quiesce()
             if not self._changes_only:  # else the verifier works in another sandbox
                 await self.sandbox.channel.wipe(*TRUSTED_TARGETS)
+
+    async def quiesce(self) -> list[str]:
+        return await self.sandbox.channel.quiesce()
 
     async def changes(self, target: Path, limit_bytes: int) -> tree.Received:
         """The agent's work since `start`, written below ``target``. Only with ``changes_only``."""

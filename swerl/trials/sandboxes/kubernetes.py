@@ -1,10 +1,11 @@
 """Pods as sandboxes: Harbor's generic cluster backend, made safe for thousands of trials of a policy nobody trusts.
 
 Import path: ``swerl.trials.sandboxes.kubernetes:KubernetesEnvironment``. Beside the backend's own arguments: ``run_tag`` labels pod and
-policy, ``network`` none|gateway|public with ``gateway`` (``ip:port``), ``startup_timeout_s``, ``pull_policy``, ``name_prefix``.
+policy, ``network`` none|gateway|public with ``gateway`` (``ip:port``), ``startup_timeout_s``, ``pull_policy``, ``name_prefix``, and
+``changes_only``: the work is graded in a fresh pod; ``avoid_hosts`` are nodes it must not go to.
 
 What it adds: names and labels that a cluster accepts and that differ for every attempt; requests and limits; no privileges, no service
-account token; a NetworkPolicy of the run (nothing in, out only to the gateway); patience with an API server that is busy (5xx, 429);
+account token; NetworkPolicies of the run (nothing in; out only to the gateway, or nowhere); patience with an API server that is busy;
 commands whose exit codes are the commands' own, in a shell that reads no start-up file of the agent's; transfers that are whole or fail.
 An error of the cluster is raised, never returned as the output of a command: it must not pass for something the agent did.
 """
@@ -13,41 +14,38 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import ipaddress
+import io
 import re
-import socket
 import ssl
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO, Literal
 
-import urllib3
 from harbor.environments.ack import ACKEnvironment, ACKOptions, _deep_merge
-from harbor.environments.base import ExecResult, transfer_tar_filter
+from harbor.environments.base import ExecResult
 from harbor.environments.capabilities import EnvironmentCapabilities, EnvironmentResourceCapabilities
+from harbor.models.task.config import NetworkMode
 from kubernetes import client as k8s
-from kubernetes import config as k8s_config
 from kubernetes.client.rest import ApiException
 from kubernetes.stream import stream
 from websocket import WebSocketException
 
-from swerl.errors import SwerlError, fail
+from swerl.errors import fail
+from swerl.trials.sandboxes.cluster import BUSY, LABEL, NETWORK_LABEL, PATIENCE_S, ClusterAway, Patient, configuration, policy
+from swerl.trials.sandboxes.foreign import Foreign
+from swerl.trials.sandboxes.gradable import ImagePullFailed, SandboxExhausted
+from swerl.trials.sandboxes.tree import Received, Unpacker, UnsafeEntry, from_tar
 
-LABEL = "swerl.run"
-_BUSY = (429, 500, 502, 503, 504)
-_PATIENCE_S = 120.0
+KEPT_BYTES = 8 << 20  # of each stream of one command; more is read and dropped
+DOWNLOAD_BYTES = 64 << 20
 _CHUNK = 1 << 20
 # A command of an agent occupies a thread for as long as it runs; the loop's own pool has six on two cores.
 _threads = ThreadPoolExecutor(2048, thread_name_prefix="pods")
-_policies: dict[tuple[str, str], asyncio.Lock] = {}
-
-
-class ClusterAway(RuntimeError):
-    """The API server did not answer in time, or the connection to a pod broke."""
+_policies: dict[tuple[str, str, str], asyncio.Lock] = {}
 
 
 class PodGone(RuntimeError):
@@ -58,17 +56,15 @@ class PodNotStarted(RuntimeError):
     """The pod did not become ready in time; the message says what it waited for."""
 
 
-class ImagePullFailed(RuntimeError):
-    """The node cannot get the image."""
-
-
 class Options(ACKOptions):
     run_tag: str = "none"
-    network: str = "public"
+    network: Literal["none", "gateway", "public"] = "public"
+    changes_only: bool = False
     gateway: str | None = None
     startup_timeout_s: int = 1200
     pull_policy: str = "IfNotPresent"
     name_prefix: str = "swerl"
+    avoid_hosts: tuple[str, ...] = ()
 
 
 def is_ours(environment: Mapping[str, Any]) -> bool:
@@ -76,30 +72,54 @@ def is_ours(environment: Mapping[str, Any]) -> bool:
     return (environment.get("import_path") or "").startswith("swerl.trials.sandboxes.kubernetes:")
 
 
-class KubernetesEnvironment(ACKEnvironment):
+class KubernetesEnvironment(Foreign, ACKEnvironment):
     options_model = Options
     options: Options
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._workdir = ""
         super().__init__(*args, **kwargs)
         task = self.task_env_config
         cpus, memory_mb, storage_mb = task.cpus or 1, task.memory_mb or 2048, task.storage_mb or 10240
         self.cpu_request, self.memory_request, self.ephemeral_storage_request = str(cpus), f"{memory_mb}Mi", f"{storage_mb}Mi"
-        digest = hashlib.sha256(self.session_id.encode()).hexdigest()[:12]  # a cut name would be another attempt's too
+        # A cut name would be another attempt's too, and two runs may share a namespace.
+        digest = hashlib.sha256(f"{self.options.run_tag}/{self.session_id}".encode()).hexdigest()[:12]
         slug = re.sub(r"[^a-z0-9]+", "-", f"{self.options.name_prefix}-{self.environment_name}".lower()).strip("-")
         self.pod_name = f"{slug[:48].rstrip('-')}-{digest}"
-        labels = {LABEL: self.options.run_tag, "session": digest, "environment": slug[:63].rstrip("-")}
+        labels = {LABEL: self.options.run_tag, NETWORK_LABEL: self.network, "session": digest, "environment": slug[:63].rstrip("-")}
         container = {
             "imagePullPolicy": self.options.pull_policy,
             "securityContext": {"privileged": False, "allowPrivilegeEscalation": False, "seccompProfile": {"type": "RuntimeDefault"}},
             "resources": {"limits": {"cpu": str(cpus), "memory": f"{memory_mb}Mi", "ephemeral-storage": f"{storage_mb}Mi"}},
         }
-        spec = {"automountServiceAccountToken": False, "enableServiceLinks": False, "containers": [container]}
+        spec: dict[str, Any] = {"automountServiceAccountToken": False, "enableServiceLinks": False, "containers": [container]}
+        if self.options.avoid_hosts:
+            where = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": list(self.options.avoid_hosts)}
+            required = {"nodeSelectorTerms": [{"matchExpressions": [where]}]}
+            spec["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
         self.pod_overrides = _deep_merge({"metadata": {"labels": labels}, "spec": spec}, self.pod_overrides)
 
     @property
+    def changes_only(self) -> bool:
+        return self.options.changes_only
+
+    @property
+    def workdir(self) -> str:
+        return self.task_env_config.workdir or self._workdir
+
+    @property
+    def network(self) -> str:
+        """The narrower of the run's and the task's."""
+        return "none" if self.network_policy.network_mode == NetworkMode.NO_NETWORK else self.options.network
+
+    def sibling(self, session_id: str, **changes: Any) -> KubernetesEnvironment:
+        """A fresh pod of the same task, not started: where the work is graded. It has a network only where the run's is public."""
+        network = "public" if self.network == "public" else "none"
+        return super().sibling(session_id, network=network, gateway=None, changes_only=False, **changes)
+
+    @property
     def capabilities(self) -> EnvironmentCapabilities:
-        return EnvironmentCapabilities(disable_internet=self.options.network != "public")
+        return EnvironmentCapabilities(disable_internet=True)
 
     @classmethod
     def resource_capabilities(cls) -> EnvironmentResourceCapabilities:
@@ -114,26 +134,31 @@ class KubernetesEnvironment(ACKEnvironment):
     async def _ensure_client(self) -> None:
         """Clients of our own in the place of the backend's: that asks the server for everything it offers before it makes one pod."""
         if self._client_manager is None:
-            self._configuration = await _in_thread(_configuration, self.kubeconfig, self.context)
+            self._configuration = await _in_thread(configuration, self.kubeconfig, self.context)
             self._client_manager = _Held()  # type: ignore[assignment]
         if self._core_api is None:
             client = k8s.ApiClient(self._configuration)
-            self._core_api = _Patient(k8s.CoreV1Api(client))  # type: ignore[assignment]
-            self._batch_api = _Patient(k8s.BatchV1Api(client))  # type: ignore[assignment]
+            self._core_api = Patient(k8s.CoreV1Api(client))  # type: ignore[assignment]
+            self._batch_api = Patient(k8s.BatchV1Api(client))  # type: ignore[assignment]
             self._exec_api = self._core_api
 
     async def start(self, force_build: bool) -> None:
         await self._ensure_client()
         await self._limit_network()
         await super().start(force_build)
+        if not self.task_env_config.workdir:
+            where = io.BytesIO()
+            await self.raw(["pwd"], where, 4096)
+            self._workdir = where.getvalue().decode(errors="replace").strip()
+        await self.note_start()
 
     async def _limit_network(self) -> None:
-        if self.options.network == "public":
+        if self.network == "public":
             return
-        key = (self.namespace, self.options.run_tag)
+        key = (self.namespace, self.options.run_tag, self.network)
         async with _policies.setdefault(key, asyncio.Lock()):
-            api = _Patient(k8s.NetworkingV1Api(k8s.ApiClient(self._configuration)))
-            body = policy(self.options.run_tag, self.options.gateway if self.options.network == "gateway" else None)
+            api = Patient(k8s.NetworkingV1Api(k8s.ApiClient(self._configuration)))
+            body = policy(self.options.run_tag, self.options.gateway if self.network == "gateway" else None)
             try:
                 await _in_thread(api.create_namespaced_network_policy, self.namespace, body)
             except ApiException as error:
@@ -157,6 +182,7 @@ class KubernetesEnvironment(ACKEnvironment):
                 if error.status != 404:  # a pod just made may be unknown for a moment
                     raise ClusterAway(f"pod {self.pod_name}: {error.status} {error.reason}") from error
             else:
+                self.host = pod.spec.node_name or self.host
                 states = pod.status.container_statuses or []
                 if pod.status.phase == "Running" and states and all(state.ready for state in states):
                     return
@@ -194,7 +220,7 @@ class KubernetesEnvironment(ACKEnvironment):
             line = ["sh", "-c", 'cd "$0" && exec "$@"', str(where), *line]
         began = time.monotonic()
         try:
-            done = await asyncio.wait_for(_in_thread(self._command, line, None), None if timeout_sec is None else timeout_sec + 30)
+            done = await asyncio.wait_for(_in_thread(self._command, line), None if timeout_sec is None else timeout_sec + 30)
         except TimeoutError:
             raise RuntimeError(f"Command timed out after {timeout_sec} seconds") from None
         code, stdout, stderr = done
@@ -202,10 +228,18 @@ class KubernetesEnvironment(ACKEnvironment):
             raise RuntimeError(f"Command timed out after {timeout_sec} seconds")
         return ExecResult(stdout=stdout.decode(errors="replace"), stderr=stderr.decode(errors="replace"), return_code=code)
 
-    def _command(self, line: list[str], stdin: Path | None) -> tuple[int, bytes, bytes]:
-        """Blocking: run one command in the pod to its end. (exit code, stdout, stderr)."""
+    async def raw(self, line: Sequence[str], into: BinaryIO, limit_bytes: int) -> tuple[int, bytes]:
+        await self._ensure_client()
+        code, _, said = await _in_thread(self._command, list(line), None, into, limit_bytes)
+        return code, said
+
+    def _command(
+        self, line: list[str], stdin: Path | None = None, into: BinaryIO | None = None, limit_bytes: int = 0
+    ) -> tuple[int, bytes, bytes]:
+        """Blocking: run one command in the pod to its end. (exit code, stdout, stderr). With ``into`` stdout goes there, and more than
+        ``limit_bytes`` of it raises UnsafeEntry."""
         api = k8s.CoreV1Api(k8s.ApiClient(self._configuration))  # `stream` rewires its client: one per call
-        until, delay_s = time.monotonic() + _PATIENCE_S, 0.2
+        until, delay_s = time.monotonic() + PATIENCE_S, 0.2
         while True:
             try:
                 pod = stream(
@@ -226,9 +260,9 @@ class KubernetesEnvironment(ACKEnvironment):
                 refused = error if isinstance(error, ApiException) else error.__context__
                 said = f"{getattr(refused, 'status', '')} {getattr(refused, 'reason', error)}"[:200]
                 if " 404 " in f" {said} ":
-                    raise PodGone(f"pod {self.pod_name} is gone") from error
+                    raise self._ended() from error
                 # nothing has been run yet, so asking again repeats nothing
-                if time.monotonic() > until or not any(f" {busy} " in f" {said} " for busy in (*_BUSY, "refused", "timed")):
+                if time.monotonic() > until or not any(f" {busy} " in f" {said} " for busy in (*BUSY, "refused", "timed")):
                     raise ClusterAway(f"exec in {self.pod_name}: {said}") from error
             time.sleep(delay_s)
             delay_s = min(2 * delay_s, 5.0)
@@ -237,14 +271,40 @@ class KubernetesEnvironment(ACKEnvironment):
                 with stdin.open("rb") as file:
                     while chunk := file.read(_CHUNK):
                         pod.write_stdin(chunk)
-            pod.run_forever(timeout=None)
-            stdout, stderr = pod.read_channel(1), pod.read_channel(2)
+            kept, seen = {1: bytearray(), 2: bytearray()}, 0
+            while (alive := pod.is_open()) or pod.peek_channel(1) or pod.peek_channel(2):
+                if alive:
+                    pod.update(timeout=60)
+                for channel, held in kept.items():
+                    data = pod.read_channel(channel) or b""
+                    if channel == 1 and into is not None:
+                        if (seen := seen + len(data)) > limit_bytes:
+                            raise UnsafeEntry(f"more than {limit_bytes >> 20} MiB")
+                        into.write(data)
+                    else:
+                        held += data[: max(0, KEPT_BYTES - len(held))]
             code = pod.returncode
+        except UnsafeEntry:
+            raise
         except (WebSocketException, OSError, ssl.SSLError, TypeError, KeyError, ValueError) as error:  # the last three: no exit status came
             raise ClusterAway(f"the connection to pod {self.pod_name} broke: {error!r}") from error
         finally:
             pod.close()
-        return code, bytes(stdout or b""), bytes(stderr or b"")
+        return code, bytes(kept[1]), bytes(kept[2])
+
+    async def close_network(self) -> None:
+        """Nothing: a policy holds for all pods of the run. The session ends with the agent, and without one the gateway answers nobody."""
+
+    def _ended(self) -> Exception:
+        """Why the pod runs no command any more. A container that ended by itself was brought down from inside."""
+        try:
+            pod = self._core_api.read_namespaced_pod(self.pod_name, self.namespace)
+        except ApiException:
+            return PodGone(f"pod {self.pod_name} is gone")
+        for state in pod.status.container_statuses or []:
+            if state.state and state.state.terminated and pod.status.reason is None:  # an eviction or a deadline has a reason
+                return SandboxExhausted(f"the pod's container ended: {state.state.terminated.reason} ({state.state.terminated.exit_code})")
+        return PodGone(f"pod {self.pod_name} is {pod.status.phase}: {pod.status.reason or 'no container'}")
 
     async def upload_file(self, source_path: Path | str, target_path: str) -> None:
         target = PurePosixPath(target_path)
@@ -266,7 +326,7 @@ class KubernetesEnvironment(ACKEnvironment):
             with tarfile.open(archive.name, "w") as tar:
                 fill(tar)
             line = ["sh", "-c", 'mkdir -p "$0" && tar -x --no-same-owner -f - -C "$0"', target]
-            code, _, said = await _in_thread(self._command, line, Path(archive.name))
+            code, _, said = await _in_thread(self._command, line, Path(archive.name), None, 0)
         if code != 0:
             raise RuntimeError(f"upload to {target} in pod {self.pod_name}: {said[-300:].decode(errors='replace')}")
 
@@ -281,121 +341,33 @@ class KubernetesEnvironment(ACKEnvironment):
             target.write_bytes(found.read_bytes())
 
     async def download_dir(self, source_dir: str, target_dir: Path | str) -> None:
-        Path(target_dir).mkdir(parents=True, exist_ok=True)
-        await self._get(["tar", "-c", "-f", "-", "-C", str(source_dir), "."], Path(target_dir), str(source_dir))
+        received = await self._get(["tar", "-c", "-f", "-", "-C", str(source_dir), "."], Path(target_dir), str(source_dir))
+        self.refused_links += received.refused
 
-    async def _get(self, line: list[str], into: Path, what: str) -> None:
-        await self._ensure_client()
-        code, data, said = await _in_thread(self._command, line, None)
-        if code != 0:
-            raise RuntimeError(f"download of {what} from pod {self.pod_name}: {said[-300:].decode(errors='replace')}")
-        await _in_thread(_unpack, data, into)
-
-
-def _unpack(data: bytes, into: Path) -> None:
-    import io
-
-    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        tar.extractall(into, filter=transfer_tar_filter)
+    async def _get(self, line: list[str], into: Path, what: str) -> Received:
+        with tempfile.TemporaryFile() as archive:
+            code, said = await self.raw(line, archive, DOWNLOAD_BYTES)
+            if code != 0:
+                raise RuntimeError(f"download of {what} from pod {self.pod_name}: {said[-300:].decode(errors='replace')}")
+            archive.seek(0)
+            return await _in_thread(_unpack, archive, into)
 
 
-def policy(run_tag: str, gateway: str | None) -> dict[str, Any]:
-    """Pods of the run: nothing comes in; out goes only what is for the gateway (``host:port``), or nothing at all."""
-    egress = []
-    if gateway is not None:
-        host, _, port = gateway.rpartition(":")
-        egress = [{"to": [{"ipBlock": {"cidr": _cidr(host)}}], "ports": [{"protocol": "TCP", "port": int(port)}]}]
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": {"name": f"swerl-{run_tag}", "labels": {LABEL: run_tag}},
-        "spec": {
-            "podSelector": {"matchLabels": {LABEL: run_tag}},
-            "policyTypes": ["Ingress", "Egress"],
-            "ingress": [],
-            "egress": egress,
-        },
-    }
-
-
-def _cidr(host: str) -> str:
-    address = ipaddress.ip_address(socket.gethostbyname(host))
-    if address.is_loopback or address.is_unspecified:
-        raise fail(
-            "SWERL-T053",
-            f"pods cannot reach the gateway at {host}",
-            "set infrastructure.bind_host to 0.0.0.0 and infrastructure.node0_ip to this host's address",
-        )
-    return f"{address}/{address.max_prefixlen}"
-
-
-def reap(run_tag: str, namespace: str, kubeconfig: str | None, context: str | None = None) -> int:
-    """Delete pods and policies that carry this run's label; how many. RuntimeError when the cluster cannot be asked."""
+def _unpack(archive: BinaryIO, into: Path) -> Received:
+    unpacker = Unpacker(into, single=False)
     try:
-        client = k8s.ApiClient(_configuration(kubeconfig, context))
-        core, net, label = _Patient(k8s.CoreV1Api(client)), _Patient(k8s.NetworkingV1Api(client)), f"{LABEL}={run_tag}"
-        now = k8s.V1DeleteOptions(grace_period_seconds=0)
-        found = [(core.delete_namespaced_pod, item) for item in core.list_namespaced_pod(namespace, label_selector=label).items]
-        policies = net.list_namespaced_network_policy(namespace, label_selector=label).items
-        found += [(net.delete_namespaced_network_policy, item) for item in policies]
-        for delete, item in found:
-            try:
-                delete(item.metadata.name, namespace, body=now)
-            except ApiException as error:
-                if error.status != 404:
-                    raise
-    except (ApiException, SwerlError, ClusterAway, OSError) as error:
-        raise RuntimeError(f"cluster: {str(error)[:300]}") from error
-    return len(found)
+        with tarfile.open(fileobj=archive) as tar:
+            for chunk in from_tar(tar):
+                unpacker.feed(chunk)
+        return unpacker.close()
+    finally:
+        unpacker.abort()
 
 
 class _Held:
     """What the backend expects to give back at a sandbox's end."""
 
     async def release_client(self) -> None: ...
-
-
-def _configuration(kubeconfig: str | None, context: str | None) -> k8s.Configuration:
-    """The kubeconfig's, or that of the pod this runs in. SWERL-T051 without either."""
-    configuration = k8s.Configuration()
-    try:
-        k8s_config.load_kube_config(config_file=kubeconfig, context=context, client_configuration=configuration)
-    except (k8s_config.ConfigException, OSError) as error:
-        try:
-            if kubeconfig:
-                raise
-            k8s_config.load_incluster_config(client_configuration=configuration)
-        except (k8s_config.ConfigException, OSError):
-            remedy = "set k8s.kubeconfig to a readable file"
-            raise fail("SWERL-T051", f"no access to a cluster: {error}", remedy, str(kubeconfig or "")) from error
-    return configuration
-
-
-class _Patient:
-    """An API whose calls are made again while the server is busy or away, for `_PATIENCE_S`. Each call of ours can be repeated: a pod that
-    was made although the answer was lost is found to exist."""
-
-    def __init__(self, api: Any):
-        self._api = api
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._api, name)
-
-        def patiently(*args: Any, **kwargs: Any) -> Any:
-            until, delay_s = time.monotonic() + _PATIENCE_S, 0.2
-            while True:
-                try:
-                    return method(*args, **{"_request_timeout": (5, 60), **kwargs})
-                except ApiException as error:
-                    if error.status not in _BUSY or time.monotonic() > until:
-                        raise
-                except (urllib3.exceptions.HTTPError, OSError) as error:
-                    if time.monotonic() > until:
-                        raise ClusterAway(f"the API server does not answer: {error}") from error
-                time.sleep(delay_s)
-                delay_s = min(2 * delay_s, 5.0)
-
-        return patiently
 
 
 async def _in_thread[T](call: Callable[..., T], *args: Any) -> T:

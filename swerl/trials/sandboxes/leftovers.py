@@ -1,31 +1,31 @@
 """Ending what an agent left running in a sandbox whose process 1 is not ours (Docker, Kubernetes, any other environment of Harbor).
 
-`END_OTHERS` is a POSIX shell command for `environment.exec` as root. It spares process 1, itself, and the container's main command, with
-which the container would end: the lowest-numbered child of process 1 and that one's own children, if they began within two seconds of
-process 1 (the kernel's clock, which nobody can set back). Everything else is killed, twice, so that what forked meanwhile goes too.
+`SNAPSHOT` names the processes that are there before the agent (process id and start time, which together name one process for good). Given
+that list as its first word, `END_OTHERS` kills all others but process 1 and itself, twice, so that what forked meanwhile goes too, and
+prints the command lines of what it kills. Both are POSIX shell for a command as root, and use nothing but what is built into the shell:
+every program in the sandbox may be the agent's own by then, and there may be no room for another process.
 
 `EMPTY_TRUSTED` makes the places that a verifier in the same sandbox reads and writes real and empty, whatever the agent put there: a link
 is removed, never followed. A place that is a mount keeps its directory and loses what is in it.
 """
 
-END_OTHERS = r"""
-info() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f2,20; }
-young() { [ $((${1#* } - born)) -le 200 ]; }
-born=$(info 1); born=${born#* }; main=; keep=
-for p in $(ls /proc | grep -E '^[0-9]+$' | sort -n); do
-  [ "$p" -gt 1 ] || continue
-  i=$(info "$p"); [ -n "$i" ] || continue
-  if [ -z "$main" ] && [ "${i%% *}" = 1 ] && young "$i"; then main=$p; keep=" $p "; fi
-  if [ -n "$main" ] && [ "${i%% *}" = "$main" ] && young "$i"; then keep="$keep $p "; fi
-done
+_EACH = r"""
+started() { s=; read -r s < "/proc/$1/stat" || return 1; s=${s##*) }; set -- $s; s=${20}; }
 for round in 1 2; do
-  for p in $(ls /proc | grep -E '^[0-9]+$'); do
-    case "$keep" in *" $p "*) continue;; esac
-    [ "$p" -eq 1 ] || [ "$p" -eq $$ ] || kill -9 "$p" 2>/dev/null
+  for d in /proc/[0-9]*; do
+    p=${d#/proc/}
+    [ "$p" -ne 1 ] && [ "$p" -ne $$ ] && started "$p" 2>/dev/null || continue
+    DO
   done
 done
 true
 """
+SNAPSHOT = _EACH.replace("for round in 1 2", "for round in 1").replace("DO", 'echo "$p:$s"')
+_KILL = r"""case " $0 " in *" $p:$s "*) continue;; esac
+    line=; read -r line < "/proc/$p/cmdline" || :
+    kill -9 "$p" && [ -n "$line" ] && echo "$line"
+"""
+END_OTHERS = "exec 2>/dev/null\n" + _EACH.replace("DO", _KILL.rstrip())
 
 EMPTY_TRUSTED = r"""
 [ -L /logs ] && rm -f /logs

@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -25,9 +26,9 @@ class UnsafeEntry(ValueError):
     """An entry from a sandbox that would leave the directory it is written to."""
 
 
-def _head(kind: bytes, mode: int, size: int, name: str) -> bytes:
+def _head(kind: bytes, mode: int, size: int, name: str, known: bool = False) -> bytes:
     raw = name.encode(errors="surrogateescape")
-    return _HEAD.pack(kind, mode & 0o777, size, len(raw)) + raw
+    return _HEAD.pack(kind, mode & 0o777 | (_KNOWN if known else 0), size, len(raw)) + raw
 
 
 def pack(source: Path) -> Iterator[bytes]:
@@ -66,6 +67,29 @@ def _pack_file(path: Path, name: str) -> Iterator[bytes]:
                 raise OSError(f"{path} shrank while it was sent")
             left -= len(data)
             yield data
+
+
+def from_tar(archive: tarfile.TarFile, known: Callable[[str], bool] = lambda _: False) -> Iterator[bytes]:
+    """An archive that came out of a sandbox, as a stream for `Unpacker`. A second name of a file becomes a file; what is neither file, link
+    nor directory carries nothing and is left out. UnsafeEntry for an archive that is not whole."""
+    try:
+        for member in archive:
+            name = member.name.removeprefix("./")
+            if member.isdir() and name not in (".", ""):
+                yield _head(b"d", member.mode, 0, name, known(name))
+            elif member.issym():
+                target = member.linkname.encode(errors="surrogateescape")
+                yield _head(b"l", 0o777, len(target), name, known(name)) + target
+            elif member.isreg() or member.islnk():
+                body = archive.extractfile(member)
+                assert body is not None
+                size = body.seek(0, 2)
+                body.seek(0)
+                yield _head(b"f", member.mode, size, name, known(name))
+                while data := body.read(_CHUNK):
+                    yield data
+    except (tarfile.TarError, KeyError, EOFError) as error:
+        raise UnsafeEntry(f"the archive is not whole: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,146 @@
+"""What a sandbox needs to be graded elsewhere when its process 1 is not ours (a container, a pod): the agent's work as a difference.
+
+`Foreign` is mixed into an environment of Harbor that can `raw` a command. At the start, before the agent, it notes the state of every file
+below the working directory (inode, size, mode, time of change, which no program inside can set); at the end it takes out what is different.
+The commands that do it then are the agent's to replace, and so is all that they say: it is read as untrusted data, and decides nothing but
+what the agent handed in. Names with line breaks and everything below a `.git` are no part of it.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+from swerl.errors import fail
+from swerl.trials.sandboxes.gradable import FORGET_HISTORY, SandboxExhausted
+from swerl.trials.sandboxes.leftovers import EMPTY_TRUSTED, END_OTHERS, SNAPSHOT
+from swerl.trials.sandboxes.tree import Received, Unpacker, UnsafeEntry, from_tar
+
+LIST = "cd \"$0\" && find . -xdev -name .git -prune -o ! -type d ! -path '*\n*' -exec stat -c '%i %s %f %z|%n' {} +"  # names are relative
+REMOVE = 'cd "$0" && while IFS= read -r name; do rm -rf -- "./$name" || exit 1; done < "$1"'
+LISTING_BYTES = 64 << 20
+
+
+class Foreign:
+    """Mixin. `raw` runs one command as root with its stdout written to ``into`` (at most ``limit_bytes``, else UnsafeEntry) and returns
+    (exit code, stderr); it raises for what is not the command's doing. `upload_file` is Harbor's."""
+
+    session_id: str
+    changes_only: bool
+    workdir: str
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self._made_from = (args, dict(kwargs))
+        self._baseline = b""
+        self._processes = ""
+        self.host: str | None = None
+        self.leftovers: list[str] = []
+        self.refused_links: list[str] = []
+        super().__init__(*args, **kwargs)
+
+    async def raw(self, line: Sequence[str], into: BinaryIO, limit_bytes: int) -> tuple[int, bytes]:
+        raise NotImplementedError
+
+    async def upload_file(self, source_path: Path | str, target_path: str) -> None:
+        raise NotImplementedError
+
+    async def note_start(self) -> None:
+        """The processes that are the sandbox's own. If the work is graded elsewhere: one commit instead of the repository's past, which may
+        hold the fix, and the baseline; SWERL-T056 when it cannot be had."""
+        processes = io.BytesIO()
+        await self.raw(["sh", "-c", SNAPSHOT], processes, 1 << 20)
+        self._processes = " ".join(processes.getvalue().decode(errors="replace").split())
+        if not self.changes_only:
+            return
+        if self.workdir in ("", "/"):
+            raise self._cannot("it names no working directory", "set workdir in its task.toml, or WORKDIR in its image")
+        listing = io.BytesIO()
+        script = f'command -v tar >/dev/null && cd "$0" && ( {FORGET_HISTORY} ) >&2 && {LIST}'
+        code, said = await self.raw(["sh", "-c", script, self.workdir], listing, LISTING_BYTES)
+        if code != 0:
+            why = f"its history cannot be set aside or its files not listed: {said[-300:].decode(errors='replace')}"
+            raise self._cannot(why, "give its image find, stat and tar, and its working directory")
+        self._baseline = zlib.compress(listing.getvalue(), 1)  # a tenth: there are hundreds of trials alive
+
+    def _cannot(self, why: str, remedy: str) -> Exception:
+        return fail("SWERL-T056", f"the agent's work on this task cannot be graded in a fresh sandbox: {why}", remedy, self.session_id)
+
+    async def changes(self, target: Path, limit_bytes: int) -> Received:
+        """The agent's work since the start, below ``target``. UnsafeEntry when it cannot be taken out."""
+        listing = io.BytesIO()
+        code, said = await self.raw(["sh", "-c", LIST, self.workdir], listing, LISTING_BYTES)
+        if code != 0:
+            raise UnsafeEntry(f"the working directory cannot be listed: {said[-200:].decode(errors='replace')}")
+        before, now = _parse(zlib.decompress(self._baseline)), _parse(listing.getvalue())
+        changed = sorted(name for name, state in now.items() if before.get(name) != state)
+        gone = sorted(before.keys() - now.keys())
+        unpacker = Unpacker(target, single=False)
+        try:
+            if changed:
+                with tempfile.TemporaryFile() as archive:
+                    await self._archive(changed, archive, limit_bytes)
+                    with tarfile.open(fileobj=archive) as tar:
+                        for chunk in from_tar(tar, before.__contains__):
+                            unpacker.feed(chunk)
+            received = unpacker.close()
+        except (tarfile.TarError, ValueError) as error:
+            raise error if isinstance(error, UnsafeEntry) else UnsafeEntry(f"the archive of the work is not whole: {error}") from error
+        finally:
+            unpacker.abort()
+        return Received(received.written, received.known, tuple(gone), received.refused)
+
+    async def _archive(self, names: Sequence[str], into: BinaryIO, limit_bytes: int) -> None:
+        with tempfile.NamedTemporaryFile() as listed:
+            listed.write("".join(f"./{name}\n" for name in names).encode(errors="surrogateescape"))
+            listed.flush()
+            await self.upload_file(listed.name, "/.swerl-names")
+        code, said = await self.raw(["tar", "-c", "-f", "-", "-C", self.workdir, "-T", "/.swerl-names"], into, limit_bytes)
+        if code != 0:
+            raise UnsafeEntry(f"the work cannot be packed: {said[-200:].decode(errors='replace')}")
+        into.seek(0)
+
+    async def remove(self, paths: Sequence[str]) -> None:
+        """Remove paths below the working directory (a task's file that the agent removed)."""
+        if not paths:
+            return
+        with tempfile.NamedTemporaryFile() as listed:
+            listed.write("".join(f"{path}\n" for path in paths).encode(errors="surrogateescape"))
+            listed.flush()
+            await self.upload_file(listed.name, "/.swerl-names")
+        code, said = await self.raw(["sh", "-c", REMOVE, self.workdir, "/.swerl-names"], io.BytesIO(), 1 << 20)
+        if code != 0:
+            raise RuntimeError(f"files could not be removed: {said[-300:].decode(errors='replace')}")
+
+    async def quiesce(self) -> list[str]:
+        """End every process but the sandbox's own; their command lines."""
+        ended = io.BytesIO()
+        code, said = await self.raw(["sh", "-c", END_OTHERS, self._processes], ended, 1 << 20)
+        if code != 0:
+            raise SandboxExhausted(f"what the agent left running cannot be ended: {said[-200:].decode(errors='replace')}")
+        return [line[:200] for line in ended.getvalue().decode(errors="replace").splitlines() if line.strip()]
+
+    async def prepare_grading(self) -> None:
+        """End what the agent left running, and empty the places that a verifier in this sandbox is about to read and write."""
+        self.leftovers += await self.quiesce()
+        if not self.changes_only:
+            await self.raw(["sh", "-c", EMPTY_TRUSTED], io.BytesIO(), 1 << 20)
+
+    def sibling(self, session_id: str, **changes: Any) -> Self:
+        args, kwargs = self._made_from
+        return type(self)(*args, **{**kwargs, "session_id": session_id, **changes})
+
+
+def _parse(listing: bytes) -> dict[str, str]:
+    """Name -> state of regular files and links. Lines that are none, or that name something outside, are left out."""
+    found = {}
+    for line in listing.decode(errors="surrogateescape").split("\n"):
+        state, bar, name = line.partition("|")
+        fields = state.split(" ", 3)
+        if bar and name.startswith("./") and len(fields) == 4 and len(fields[2]) == 4 and fields[2][0] in "8a":
+            found[name[2:]] = state
+    return found
