@@ -1,7 +1,7 @@
 """The dashboard that comes with a run: for whoever watches, never at the run's expense.
 
 The socket is opened here, so that the address is known at once and nothing waits for the page's process. That process is not the run's: it
-has no token and no entry in the registry, the lowest priority for the processor, the first place in line for the kernel's memory killer,
+has no token and no entry in the registry, a low priority for the processor, the first place in line for the kernel's memory killer,
 and it ends with its parent, at the latest when the run does. What fails here is told and changes nothing.
 """
 
@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from swerl.config import RunConfig
@@ -19,7 +19,8 @@ from swerl.errors import SwerlError
 from swerl.runs.rundir import RunDir
 
 LOG = "dashboard.console.log"  # beside the runs: it shows all of them
-STOP_S = 5.0
+NICE = 10  # a tenth of what a process of the run gets where both want a core; less would starve the page on a busy machine
+STOP_S = 1.0  # then it is killed: its index goes on from wherever it was left
 
 
 @contextmanager
@@ -35,6 +36,7 @@ def dashboard(config: RunConfig, run: RunDir, notice: Callable[[str], None]) -> 
                 process.wait(STOP_S)
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
 
 
 def _start(config: RunConfig, run: RunDir, notice: Callable[[str], None]) -> subprocess.Popen[bytes] | None:
@@ -60,7 +62,7 @@ def _start(config: RunConfig, run: RunDir, notice: Callable[[str], None]) -> sub
                 start_new_session=True,
                 preexec_fn=_humble,
             )
-    except (OSError, SwerlError) as error:
+    except (OSError, SwerlError, subprocess.SubprocessError) as error:
         notice(f"no dashboard: {str(error).splitlines()[0]}")
         return None
     notice(f"dashboard http://127.0.0.1:{port}/#/{run.id}/overview (experiment.dashboard: false leaves it out)")
@@ -69,5 +71,6 @@ def _start(config: RunConfig, run: RunDir, notice: Callable[[str], None]) -> sub
 
 def _humble() -> None:
     """In the child: behind everybody else, for processor and memory."""
-    os.nice(19)
-    Path("/proc/self/oom_score_adj").write_text("1000")  # raising it is always allowed
+    os.nice(NICE)
+    with suppress(OSError):  # raising it is always allowed, where /proc can be written at all
+        Path("/proc/self/oom_score_adj").write_text("1000")
