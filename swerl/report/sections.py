@@ -65,7 +65,7 @@ def origin(summary: Summary) -> Markup:
         ("commit", (summary.commit or NONE) + (" with uncommitted changes" if summary.dirty else "")),
         ("machine", machine + (f", {len(gpus)} × {str(gpus[0]).partition(',')[0]}" if gpus else "")),
         ("command", " ".join(summary.command) or NONE),
-        ("versions", ", ".join(packages) or NONE),
+        ("versions", ", ".join(dict.fromkeys(packages)) or NONE),
     ]
     if summary.problem:
         rows.insert(0, ("problem", summary.problem))

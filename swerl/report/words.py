@@ -47,12 +47,9 @@ def interval(low: float | None, high: float | None) -> str:
 
 
 def setting(value: Any) -> str:
-    return (
-        "none"
-        if value is None or value == ""
-        else value
-        if isinstance(value, str)
-        else repr(value)
-        if isinstance(value, bool)
-        else str(value)
-    )
+    """As the configuration file would have it."""
+    if value is None or value == "":
+        return "none"
+    if isinstance(value, str):
+        return value
+    return str(value).lower() if isinstance(value, bool) else str(value)
