@@ -129,6 +129,7 @@ class Head:
         os.environ.update(environment(self.config, self.run))  # before Ray is imported: it reads how to show its token then
         import ray
 
+        self.run.create_scratch()  # before Ray makes its folder in it, with rights of its own choice
         self._ray = subprocess.Popen([*ray_head(self.config, self.run), "--block", "--disable-usage-stats"])
         deadline = time.monotonic() + CONNECT_S
         while True:
