@@ -89,11 +89,13 @@ class Scene:
     def settled(self) -> list[dict[str, Any]]:
         return [line["result"] for line in read_journal(self.run.trials_journal) if line["kind"] == "settled"]
 
-    def check(self, found: dict[str, Any]) -> None:
-        """Everything once, every verdict right, nothing left."""
+    def check(self, found: dict[str, Any], failed_before: int = 0) -> None:
+        """Everything once, every verdict right, nothing left. ``failed_before``: trials that the infrastructure had failed, which a resume
+        does again."""
         rate = found["resolve_rate"]
         assert (rate["resolved"], rate["graded"], rate["expected"]) == (9, 12, 12), found
-        results = self.settled()
+        results = [r for r in self.settled() if r["graded"]]
+        assert len(self.settled()) - len(results) == failed_before
         keys = [(r["identity"]["task_hash"], r["identity"]["sample"]) for r in results]
         assert len(keys) == len(set(keys)) == 12, "a finished trial was lost or counted twice"
         assert found["infrastructure_failures"]["trials"] == 0
