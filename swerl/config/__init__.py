@@ -9,6 +9,6 @@ Importing this package loads nothing heavy; validating a file takes well under h
 
 from swerl.config.load import Examined, dump_resolved, examine, load, load_resolved
 from swerl.config.migrate import migrate
-from swerl.config.sections import RunConfig, Secrets
+from swerl.config.runconfig import RunConfig, Secrets
 
 __all__ = ["Examined", "RunConfig", "Secrets", "dump_resolved", "examine", "load", "load_resolved", "migrate"]

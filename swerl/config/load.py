@@ -13,8 +13,8 @@ import orjson
 from swerl.config.check import check
 from swerl.config.compose import compose
 from swerl.config.resolve import build, completed, resolve
+from swerl.config.runconfig import RunConfig, Secrets
 from swerl.config.schema import keys
-from swerl.config.sections import RunConfig, Secrets
 from swerl.errors import Problem, SwerlError, fail
 
 _NOTHING: Mapping[str, str] = {}

@@ -20,8 +20,8 @@ import orjson
 
 from swerl.config.check import is_placeholder
 from swerl.config.compose import Composed
+from swerl.config.runconfig import SECTIONS, RunConfig, Secrets, plain
 from swerl.config.schema import PROJECT_ROOT, defaults, keys, sections
-from swerl.config.sections import SECTIONS, RunConfig, Secrets, _plain
 
 Values = dict[str, Any]
 
@@ -57,7 +57,7 @@ def build(
     """The typed configuration of values that are already resolved (as `RunConfig.as_dict` gives them)."""
     hints = _hints(RunConfig)
     typed = {name: _construct(hints[name], values[name]) for name in SECTIONS}
-    digest = hashlib.sha256(orjson.dumps({k: _plain(v) for k, v in typed.items()}, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    digest = hashlib.sha256(orjson.dumps({k: plain(v) for k, v in typed.items()}, option=orjson.OPT_SORT_KEYS)).hexdigest()
     return RunConfig(
         **typed, secrets=secrets, source=MappingProxyType(dict(source)), digest=digest, file=file, profile=profile, base_dir=base_dir
     )

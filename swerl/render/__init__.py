@@ -20,7 +20,7 @@ from typing import Any
 
 import orjson
 
-from swerl.config.sections import RunConfig
+from swerl.config.runconfig import RunConfig
 from swerl.render.agent_loop import agent_loop
 from swerl.render.environment import environment_file, process_environment, public_environment, runner_environment
 from swerl.render.ray import ray_head, ray_join

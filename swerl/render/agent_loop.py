@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import yaml
 
-from swerl.config.sections import RunConfig
+from swerl.config.runconfig import RunConfig
 from swerl.runs.rundir import RunDir
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
+from swerl.config.runconfig import RunConfig
 from swerl.config.schema import keys
-from swerl.config.sections import RunConfig
 from swerl.runs.rundir import RunDir
 
 

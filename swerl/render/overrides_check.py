@@ -6,8 +6,8 @@ Ids: C012 a key that one of ours, or swerl itself, sets; C015 a name verl does n
 from __future__ import annotations
 
 from swerl.config.nearest import suggestion
+from swerl.config.runconfig import RunConfig
 from swerl.config.schema import keys
-from swerl.config.sections import RunConfig
 from swerl.errors import Problem
 from swerl.render.verl import plain_name, reserved
 from swerl.render.verl_keys import VerlKeys

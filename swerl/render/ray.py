@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swerl.config.sections import RunConfig
+from swerl.config.runconfig import RunConfig
 from swerl.runs.rundir import RunDir
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from swerl.config.sections import HarborAgent, RunConfig
+from swerl.config.runconfig import RunConfig
+from swerl.config.sections import HarborAgent
 from swerl.environment.agents import MOUNT
 from swerl.errors import fail
 

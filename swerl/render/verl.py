@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from swerl.config.sections import RunConfig
+from swerl.config.runconfig import RunConfig
 from swerl.render.environment import public_environment
 from swerl.render.hydra import argument
 from swerl.runs.rundir import RunDir

@@ -10,8 +10,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import pytest
 from jsonschema_rs import meta
 
+from swerl.config.runconfig import RunConfig, Secrets
 from swerl.config.schema import Key, keys, schema, schema_path, sections
-from swerl.config.sections import RunConfig, Secrets
 
 # Values that are decided by `resolve`, so that null is gone from the type: everything automatic, except what may stay open.
 STAYS_OPEN = {"infrastructure.ray_num_cpus", "infrastructure.object_store_mb", "vllm.block_size"}

@@ -14,8 +14,8 @@ from typing import Any
 
 import orjson
 
+from swerl.config.runconfig import RunConfig
 from swerl.config.schema import keys
-from swerl.config.sections import RunConfig
 from swerl.environment.manifests.options import ManifestOptions
 from swerl.errors import fail
 from swerl.runs.situation import IMAGE_VARIABLE

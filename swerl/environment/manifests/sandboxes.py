@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from swerl.config.sections import RunConfig
+from swerl.config.runconfig import RunConfig
 from swerl.environment.manifests.options import ManifestOptions
 from swerl.errors import fail
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from swerl.config.sections import RunConfig
+from swerl.config.runconfig import RunConfig
 from swerl.environment.manifests.kuberay import kuberay
 from swerl.environment.manifests.options import ManifestOptions
 from swerl.environment.manifests.sandboxes import sandboxes

@@ -30,7 +30,7 @@ from swerl.trials.sandboxes.foreign import Foreign
 from swerl.trials.sandboxes.gradable import ImagePullFailed, SandboxExhausted
 from swerl.trials.sandboxes.netns import listen_inside, refused
 from swerl.trials.sandboxes.relay import Relay
-from swerl.trials.sandboxes.tree import Received, Unpacker, UnsafeEntry, from_tar
+from swerl.trials.sandboxes.tree import Received, UnsafeEntry, unpack
 
 DOWNLOAD_BYTES = 64 << 20
 # What the client says of a failure of the engine's, and what a failed pull reads like.
@@ -56,24 +56,10 @@ class DockerEnvironment(Foreign, harbor.DockerEnvironment):
 
     def __init__(self, *args: Any, **kwargs: Any):
         self._container = ""
-        self._workdir = ""
         self._relay: Relay | None = None
         super().__init__(*args, **kwargs)
         # The project's name: of two runs at one engine, each may have a trial of that name.
         self.session_id = f"{self.options.run_tag}-{self.session_id.removeprefix(f'{self.options.run_tag}-')}"
-
-    @property
-    def changes_only(self) -> bool:
-        return self.options.changes_only
-
-    @property
-    def workdir(self) -> str:
-        return self.task_env_config.workdir or self._workdir
-
-    @property
-    def network(self) -> str:
-        """The narrower of the run's and the task's."""
-        return "none" if self.network_policy.network_mode == NetworkMode.NO_NETWORK else self.options.network
 
     @staticmethod
     def _requires_egress_control(*, startup_network_policy: NetworkPolicy, phase_network_policies: Sequence[NetworkPolicy]) -> bool:
@@ -150,11 +136,6 @@ class DockerEnvironment(Foreign, harbor.DockerEnvironment):
     async def stop(self, delete: bool) -> None:
         await self.close_network()
         await super().stop(delete)
-
-    def sibling(self, session_id: str, **changes: Any) -> DockerEnvironment:
-        """A fresh container of the same task, not started: where the work is graded. It has a network only where the run's is public."""
-        network = "public" if self.network == "public" else "none"
-        return super().sibling(session_id, network=network, gateway=None, changes_only=False, **changes)
 
     # Commands
 
@@ -268,14 +249,7 @@ class DockerEnvironment(Foreign, harbor.DockerEnvironment):
                 await self._blame()
                 raise RuntimeError(f"download of {source}: {done.stderr.decode(errors='replace').strip()[-300:]}")
             archive.seek(0)
-            unpacker = Unpacker(target, single=False)
-            try:
-                with tarfile.open(fileobj=archive) as tar:
-                    for chunk in from_tar(tar):
-                        unpacker.feed(chunk)
-                return unpacker.close()
-            finally:
-                unpacker.abort()
+            return unpack(archive, target)
 
 
 def _add(tar: tarfile.TarFile, path: Path, name: str) -> None:

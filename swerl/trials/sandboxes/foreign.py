@@ -12,9 +12,12 @@ import io
 import tarfile
 import tempfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Self
+
+from harbor.models.task.config import NetworkMode
 
 from swerl.errors import fail
 from swerl.trials.sandboxes.gradable import FORGET_HISTORY, SandboxExhausted
@@ -26,28 +29,45 @@ REMOVE = 'cd "$0" && while IFS= read -r name; do rm -rf -- "./$name" || exit 1; 
 LISTING_BYTES = 64 << 20
 
 
-class Foreign:
-    """Mixin. `raw` runs one command as root with its stdout written to ``into`` (at most ``limit_bytes``, else UnsafeEntry) and returns
-    (exit code, stderr); it raises for what is not the command's doing. `upload_file` is Harbor's."""
+class Foreign(ABC):
+    """Mixin for an environment of Harbor whose options name ``network`` and ``changes_only``."""
 
     session_id: str
-    changes_only: bool
-    workdir: str
+    options: Any
+    task_env_config: Any
+    network_policy: Any
 
     def __init__(self, *args: Any, **kwargs: Any):
         self._made_from = (args, dict(kwargs))
         self._baseline = b""
         self._processes = ""
+        self._workdir = ""  # of the image, once the sandbox is up
         self.host: str | None = None
         self.leftovers: list[str] = []
         self.refused_links: list[str] = []
         super().__init__(*args, **kwargs)
 
+    @abstractmethod
     async def raw(self, line: Sequence[str], into: BinaryIO, limit_bytes: int) -> tuple[int, bytes]:
-        raise NotImplementedError
+        """Run one command as root with its stdout written to ``into`` (at most ``limit_bytes``, else UnsafeEntry): exit code and stderr.
+        Raises for what is not the command's doing."""
 
+    @abstractmethod
     async def upload_file(self, source_path: Path | str, target_path: str) -> None:
-        raise NotImplementedError
+        """As in Harbor's protocol."""
+
+    @property
+    def changes_only(self) -> bool:
+        return self.options.changes_only
+
+    @property
+    def workdir(self) -> str:
+        return self.task_env_config.workdir or self._workdir
+
+    @property
+    def network(self) -> str:
+        """The narrower of the run's and the task's."""
+        return "none" if self.network_policy.network_mode == NetworkMode.NO_NETWORK else self.options.network
 
     async def note_start(self) -> None:
         """The processes that are the sandbox's own. If the work is graded elsewhere: one commit instead of the repository's past, which may
@@ -130,9 +150,12 @@ class Foreign:
         if not self.changes_only:
             await self.raw(["sh", "-c", EMPTY_TRUSTED], io.BytesIO(), 1 << 20)
 
-    def sibling(self, session_id: str, **changes: Any) -> Self:
+    def sibling(self, session_id: str) -> Self:
+        """A fresh sandbox of the same task, not started: where the work is graded. It has a network only where the run's is public."""
         args, kwargs = self._made_from
-        return type(self)(*args, **{**kwargs, "session_id": session_id, **changes})
+        network = "public" if self.network == "public" else "none"
+        changes = {"session_id": session_id, "network": network, "gateway": None, "changes_only": False}
+        return type(self)(*args, **{**kwargs, **changes})
 
 
 def _parse(listing: bytes) -> dict[str, str]:

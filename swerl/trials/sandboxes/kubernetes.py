@@ -28,7 +28,6 @@ from typing import Any, BinaryIO, Literal
 from harbor.environments.ack import ACKEnvironment, ACKOptions, _deep_merge
 from harbor.environments.base import ExecResult
 from harbor.environments.capabilities import EnvironmentCapabilities, EnvironmentResourceCapabilities
-from harbor.models.task.config import NetworkMode
 from kubernetes import client as k8s
 from kubernetes.client.rest import ApiException
 from kubernetes.stream import stream
@@ -38,7 +37,7 @@ from swerl.errors import fail
 from swerl.trials.sandboxes.cluster import BUSY, LABEL, NETWORK_LABEL, PATIENCE_S, ClusterAway, Patient, configuration, policy
 from swerl.trials.sandboxes.foreign import Foreign
 from swerl.trials.sandboxes.gradable import ImagePullFailed, SandboxExhausted
-from swerl.trials.sandboxes.tree import Received, Unpacker, UnsafeEntry, from_tar
+from swerl.trials.sandboxes.tree import Received, UnsafeEntry, unpack
 
 KEPT_BYTES = 8 << 20  # of each stream of one command; more is read and dropped
 DOWNLOAD_BYTES = 64 << 20
@@ -77,7 +76,6 @@ class KubernetesEnvironment(Foreign, ACKEnvironment):
     options: Options
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._workdir = ""
         super().__init__(*args, **kwargs)
         task = self.task_env_config
         cpus, memory_mb, storage_mb = task.cpus or 1, task.memory_mb or 2048, task.storage_mb or 10240
@@ -98,24 +96,6 @@ class KubernetesEnvironment(Foreign, ACKEnvironment):
             required = {"nodeSelectorTerms": [{"matchExpressions": [where]}]}
             spec["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
         self.pod_overrides = _deep_merge({"metadata": {"labels": labels}, "spec": spec}, self.pod_overrides)
-
-    @property
-    def changes_only(self) -> bool:
-        return self.options.changes_only
-
-    @property
-    def workdir(self) -> str:
-        return self.task_env_config.workdir or self._workdir
-
-    @property
-    def network(self) -> str:
-        """The narrower of the run's and the task's."""
-        return "none" if self.network_policy.network_mode == NetworkMode.NO_NETWORK else self.options.network
-
-    def sibling(self, session_id: str, **changes: Any) -> KubernetesEnvironment:
-        """A fresh pod of the same task, not started: where the work is graded. It has a network only where the run's is public."""
-        network = "public" if self.network == "public" else "none"
-        return super().sibling(session_id, network=network, gateway=None, changes_only=False, **changes)
 
     @property
     def capabilities(self) -> EnvironmentCapabilities:
@@ -350,18 +330,7 @@ class KubernetesEnvironment(Foreign, ACKEnvironment):
             if code != 0:
                 raise RuntimeError(f"download of {what} from pod {self.pod_name}: {said[-300:].decode(errors='replace')}")
             archive.seek(0)
-            return await _in_thread(_unpack, archive, into)
-
-
-def _unpack(archive: BinaryIO, into: Path) -> Received:
-    unpacker = Unpacker(into, single=False)
-    try:
-        with tarfile.open(fileobj=archive) as tar:
-            for chunk in from_tar(tar):
-                unpacker.feed(chunk)
-        return unpacker.close()
-    finally:
-        unpacker.abort()
+            return await _in_thread(unpack, archive, into)
 
 
 class _Held:

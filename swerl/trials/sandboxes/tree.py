@@ -15,6 +15,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 _HEAD = struct.Struct("<cIQH")
 _CHUNK = 1 << 16
@@ -198,6 +199,19 @@ class Unpacker:
             os.close(fd)
             fd = below
         return fd
+
+
+def unpack(archive: BinaryIO, target: Path) -> Received:
+    """Write a tar file that came out of a sandbox below ``target``. UnsafeEntry, tarfile.TarError or ValueError when it is not whole or
+    leads outside."""
+    unpacker = Unpacker(target, single=False)
+    try:
+        with tarfile.open(fileobj=archive) as tar:
+            for chunk in from_tar(tar):
+                unpacker.feed(chunk)
+        return unpacker.close()
+    finally:
+        unpacker.abort()
 
 
 def _leaves(path: PurePosixPath, link: str) -> bool:
