@@ -57,7 +57,8 @@ def summary(run: RunDir) -> dict[str, Any]:
     config = load_resolved(run.resolved)
     trials = read_trials(run)
     opened = {trial.name: first_command(run, config, trial.name) for trial in trials if trial.split == "val"}
-    journal = {(r["identity"]["version"], r["trial_name"]): r for r in settled(run) if r["identity"]["split"] == "val"}
+    journal_results = settled(run)
+    journal = {(r["identity"]["version"], r["trial_name"]): r for r in journal_results if r["identity"]["split"] == "val"}
     steps = []
     for validation in validations(trials):
         own = [r for (version, _), r in journal.items() if version == validation.version and r["graded"]]
@@ -95,6 +96,7 @@ def summary(run: RunDir) -> dict[str, Any]:
         },
         "lineages": [row.lineage for row in rows],
         "steps": len(rows),
+        "training_trials": spent([r for r in journal_results if r["identity"]["split"] == "train" and r["graded"]]),
         "trained_trials": sum(row.data["swerl/trials/in_loss"] for row in rows),
         "commit": manifest["source"]["commit"],
         "dirty": manifest["source"]["dirty"],
@@ -102,6 +104,29 @@ def summary(run: RunDir) -> dict[str, Any]:
         "learning_rate": config.algorithm.learning_rate,
         "num_workers": config.harbor_runtime.num_workers,
         "host": {key: manifest["host"][key] for key in ("cpus", "memory_mb", "gpus")},
+    }
+
+
+def spent(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean seconds of a trial and of the engine's work for it, and by its number of turns the mean tokens of all its prompts and how many
+    of them came from the prefix cache. What turn n adds is the difference to trials of n - 1 turns."""
+    known = [r for r in results if "usage" in r["info"] and "model_s" in r["info"]["usage"]]
+    if not known:
+        return {}
+    usage = [r["info"]["usage"] for r in known]
+    by_turns = {}
+    for turns in sorted({r["turns"] for r in known}):
+        own = [r["info"]["usage"] for r in known if r["turns"] == turns]
+        by_turns[str(turns)] = {
+            "trials": len(own),
+            "prompt_tokens": round(mean(u["prompt_tokens"] for u in own), 1),
+            "cached_tokens": round(mean(u["cached_tokens"] for u in own), 1),
+        }
+    return {
+        "agent_s": round(mean(r["timing"]["agent_s"] for r in known), 3),
+        "engine_s": round(mean(u["model_s"] for u in usage), 3),
+        "prefix_hits": round(sum(u["cached_tokens"] for u in usage) / sum(u["prompt_tokens"] for u in usage), 4),
+        "by_turns": by_turns,
     }
 
 
