@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swerl.artifacts import gather
+from swerl.artifacts.gather import gather
 from swerl.config import RunConfig
 from swerl.errors import fail
 from swerl.runs.display import duration

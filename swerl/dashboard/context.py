@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from swerl.config.schema import keys
+from swerl.dashboard import store
 from swerl.runs.registry import Registry, Run
 from swerl.runs.rundir import RunDir
 
@@ -58,6 +59,10 @@ class Seen:
     def one(self, sql: str, *parameters: Any) -> Any:
         row = self.db.execute(sql, parameters).fetchone()
         return None if row is None else row[0]
+
+    def trials_by(self, index: str) -> str:
+        """``trials`` for a FROM clause, read by this index, which SQLite would not always choose; during a first reading, by any."""
+        return f"trials INDEXED BY {index}" if store.has_indices(self.db) else "trials"
 
     def points(self, name: str) -> dict[int, float]:
         """Step -> value; of a step measured under two lineages the later written one stands."""

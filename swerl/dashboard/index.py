@@ -39,6 +39,8 @@ class RunIndex:
         self._lock_fd, self.path = self._claim(index_path or run.root / NAME, beside=not (run.root / "SHA256SUMS").exists())
         self._db = store.open_writer(self.path)
         self._files = {name: follow.Place(*rest) for name, *rest in self._db.execute("SELECT * FROM files")}
+        marks = self._db.execute("SELECT 1 FROM meta WHERE name GLOB 'changed|*'").fetchone()
+        self._summed = marks is None and store.has_indices(self._db)  # else its last writer was killed before it got there
 
     @property
     def behind(self) -> float:
@@ -50,11 +52,11 @@ class RunIndex:
         with self._refreshing:
             sources = [(name, path) for name, path in self._sources() if follow.grown(path, self._files.get(name, follow.Place()))]
             lineage = self._new_lineage()
-            if not sources and lineage is None:
+            if not sources and lineage is None and self._summed:
                 return False
             self.done_bytes = 0
             self.total_bytes = sum(max(0, _size(path) - self._files.get(name, follow.Place()).offset) for name, path in sources)
-            taker, changed = Taker(self._db), lineage is not None
+            taker, changed = Taker(self._db), lineage is not None or not self._summed
             for name, path in sources:
                 for piece in follow.read(path, self._files.get(name, follow.Place())):
                     self._take(taker, name, piece)
@@ -121,11 +123,11 @@ class RunIndex:
         except BaseException:
             db.execute("ROLLBACK")
             raise
-        self._files[name] = place
+        self._files[name], self._summed = place, False
         self.done_bytes += max(0, place.offset - (0 if piece.anew else before.offset))
 
     def _forget(self, db: sqlite3.Connection) -> None:
-        for table in ("gauges", "gauge_means", "events", "counts", "tasks", "trials", "groups", "steps", "files"):
+        for table in ("gauges", "gauge_means", "events", "counts", "tasks", "trials", "groups", "steps", "work", "files"):
             db.execute(f"DELETE FROM {table}")
         db.execute("DELETE FROM meta WHERE name GLOB 'changed|*'")
         metrics = self._files.get("metrics")
@@ -143,6 +145,7 @@ class RunIndex:
         db.execute("BEGIN IMMEDIATE")
         try:
             sum_up(db, pairs, Versions.of(self.run.lineage))
+            store.add_indices(db)
             db.execute("DELETE FROM meta WHERE name GLOB 'changed|*'")
             if lineage is not None:
                 db.execute("INSERT OR REPLACE INTO meta VALUES ('lineage', ?)", (lineage,))
@@ -151,6 +154,7 @@ class RunIndex:
             db.execute("ROLLBACK")
             raise
         taker.changed.clear()
+        self._summed = True
 
     def _new_lineage(self) -> str | None:
         """A mark of ``lineage.json`` when the trainer was started since: what stands may have changed, for old steps too."""

@@ -6,6 +6,7 @@ A run is named by what `Catalogue` listed, a trial by a key of the index, a log 
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -25,6 +26,8 @@ MAX_OFFSET = 10_000_000
 MAX_NAMES = 64
 MAX_COMPARED = 8
 MAX_TEXT = 200
+PACKED_BYTES = 4096
+PACKED_LEVEL = 1  # a fifth of the time of zlib's own choice, for a body a fifth larger
 
 
 class Bad(Exception):
@@ -101,19 +104,21 @@ class Routes:
         return web.Response(text=text, content_type="text/plain", charset="utf-8")
 
     async def _answer(self, request: web.Request, make: Callable[[], Any]) -> web.Response:
-        def encoded() -> bytes:
-            return orjson.dumps(make(), option=orjson.OPT_NON_STR_KEYS, default=str)
+        packed = "deflate" in request.headers.get("Accept-Encoding", "")
+
+        def encoded() -> tuple[bytes, dict[str, str]]:
+            body = orjson.dumps(make(), option=orjson.OPT_NON_STR_KEYS, default=str)
+            if packed and len(body) > PACKED_BYTES:
+                return zlib.compress(body, PACKED_LEVEL), {"Content-Encoding": "deflate"}
+            return body, {}
 
         try:
-            body = await asyncio.get_running_loop().run_in_executor(self._threads, encoded)
+            body, headers = await asyncio.get_running_loop().run_in_executor(self._threads, encoded)
         except Bad as error:
             return _json({"error": str(error)}, 400)
         except KeyError:
             return _json({"error": "there is nothing of that name"}, 404)
-        answer = web.Response(body=body, content_type="application/json", charset="utf-8")
-        if len(body) > 4096:
-            answer.enable_compression()
-        return answer
+        return web.Response(body=body, headers=headers, content_type="application/json", charset="utf-8")
 
 
 def _trials(seen: Seen, q: Query) -> Any:

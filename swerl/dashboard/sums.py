@@ -68,15 +68,18 @@ class Versions:
 
 def sum_up(db: sqlite3.Connection, changed: Collection[tuple[str, int]], versions: Versions) -> None:
     """Make groups, sums and fates of these (split, step) again."""
-    columns = "key, task, sample, version, attempt, outcome, in_loss, reward, fate, findings, " + ", ".join(_SUMMED)
+    columns = "id, task, sample, version, attempt, outcome, in_loss, reward, fate, findings, " + ", ".join(_SUMMED)
     for split, step in sorted(changed):
         cursor = db.execute(f"SELECT {columns} FROM trials WHERE split = ? AND step = ? AND total_s IS NOT NULL", (split, step))
         names = [part[0] for part in cursor.description]
         rows = [dict(zip(names, row, strict=True)) for row in cursor]
         _judge(split, rows, versions)
-        db.executemany("UPDATE trials SET fate = ? WHERE key = ?", [(r["new_fate"], r["key"]) for r in rows if r["new_fate"] != r["fate"]])
+        db.executemany("UPDATE trials SET fate = ? WHERE id = ?", [(r["new_fate"], r["id"]) for r in rows if r["new_fate"] != r["fate"]])
         db.execute("DELETE FROM groups WHERE split = ? AND step = ?", (split, step))
         db.execute("DELETE FROM steps WHERE split = ? AND step = ?", (split, step))
+        if split == "train":
+            db.execute("DELETE FROM work WHERE step = ?", (step,))
+            db.executemany("INSERT INTO work VALUES (?,?,?,?)", _work(step, rows))
         db.executemany("INSERT INTO groups VALUES (?,?,?,?,?,?,?,?)", _groups(split, step, rows))
         db.executemany(f"INSERT INTO steps VALUES ({','.join('?' * 20)})", _sums(split, step, rows))
 
@@ -126,6 +129,21 @@ def _groups(split: str, step: int, rows: Iterable[Mapping[str, Any]]) -> list[tu
         mean = sum(rewards) / len(rewards) if rewards else None
         found.append((split, step, task, len(group), len(rewards), resolved, mean, int(signal)))
     return found
+
+
+def work_of(seconds: float) -> int:
+    """Which row of ``work`` a duration belongs to: whole seconds up to a minute, then to within 3 %."""
+    whole = int(seconds)
+    return whole - whole % (1 << max(0, whole.bit_length() - 6))
+
+
+def _work(step: int, rows: Iterable[Mapping[str, Any]]) -> list[tuple]:
+    found: dict[int, list[float]] = defaultdict(list)
+    for row in rows:
+        if row["reward"] is not None:
+            seconds = row["agent_s"] + row["setup_s"]
+            found[work_of(seconds)].append(seconds)
+    return [(step, name, len(seconds), sum(seconds)) for name, seconds in found.items()]
 
 
 def _sums(split: str, step: int, rows: Iterable[Mapping[str, Any]]) -> list[tuple]:

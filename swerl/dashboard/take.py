@@ -21,8 +21,8 @@ GAUGES: Mapping[str, str] = {"gateway.stats": "gateway", "engine.rates": "engine
 MAX_FIELD = 20_000
 _ELSEWHERE = frozenset({"task_id", "step", "usage"})
 
-_STARTED = """INSERT INTO trials (key, split, step, attempt, started) VALUES (?,?,?,?,?)
-    ON CONFLICT DO UPDATE SET step = excluded.step, started = excluded.started"""
+_STARTED = """INSERT INTO trials (key, split, step, attempt, started, settled) VALUES (?,?,?,?,?,?)
+    ON CONFLICT DO UPDATE SET step = excluded.step, started = excluded.started, settled = coalesce(excluded.settled, settled)"""
 _ATTEMPT = """INSERT INTO trials (key, split, task, sample, version, attempt) VALUES (?,?,?,?,?,?)
     ON CONFLICT DO UPDATE SET task = excluded.task, sample = excluded.sample, version = excluded.version, attempt = excluded.attempt"""
 _LOST = """UPDATE trials SET outcome = 'lost', fate = 'failed'
@@ -36,8 +36,9 @@ _RESULT_FIELDS = (
     *("queue_s", "setup_s", "agent_s", "verifier_s", "hold_s", "total_s"),
     *("model_s", "prompt_tokens", "cached_tokens", "sampled_tokens", "error", "findings", "more"),
 )
-_RESULT = f"""INSERT INTO trials (key, {", ".join(_RESULT_FIELDS)}) VALUES (?{",?" * len(_RESULT_FIELDS)})
-    ON CONFLICT DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _RESULT_FIELDS)}"""
+_RESULT = f"""INSERT INTO trials (attempt, key, {", ".join(_RESULT_FIELDS)}) VALUES (?,?{",?" * len(_RESULT_FIELDS)})
+    ON CONFLICT DO UPDATE SET attempt = coalesce(excluded.attempt, attempt),
+        {", ".join(f"{name} = excluded.{name}" for name in _RESULT_FIELDS)}"""
 
 
 class Taker:
@@ -50,65 +51,75 @@ class Taker:
         self.broken = 0
 
     def events(self, lines: Iterable[bytes]) -> None:
-        kept, started, settled, gauges = [], [], [], []
+        """A trial that starts and settles within ``lines`` is written once."""
+        kept, settled, gauges = [], [], []
+        started: dict[str, list[Any]] = {}
         failed: list[tuple[str, str | None, str]] = []
         counts: Counter[str] = Counter()
         last: dict[str, float] = {}
         for event in self._objects(lines, ("time", "kind")):
-            kind, time = event["kind"], event["time"]
+            kind, time, trial, step = event["kind"], event["time"], event.get("trial"), event.get("step")
+            try:
+                if kind == "trial.started":
+                    started[event["trial"]] = [event["trial"], event["split"], event["step"], event["attempt"], time, None]
+                elif kind == "trial.settled":
+                    key = trial or f"{event['split']}|{event['task_hash']}|{event['sample']}|{event['version']}"
+                    if key in started:
+                        started[key][5] = time
+                    else:
+                        settled.append((key, event["split"], event["step"], time))
+                elif kind == "trial.failed" and trial:
+                    failed.append((event["outcome"], event.get("error"), trial))
+            except KeyError:
+                self.broken += 1
+                continue
             counts[kind] += 1
             last[kind] = time
-            if kind == "trial.started":
-                started.append((event["trial"], event["split"], event["step"], event["attempt"], time))
-            elif kind == "trial.settled":
-                key = event["trial"] or f"{event['split']}|{event['task_hash']}|{event['sample']}|{event['version']}"
-                settled.append((key, event["split"], event["step"], time))
-            elif kind in GAUGES:
+            if kind in GAUGES:
                 group = GAUGES[kind]
-                gauges += [(f"{group}.{name}", time, float(v)) for name, v in event.items() if name != "time" and _is_number(v)]
-            if kind == "trial.failed" and event.get("trial"):
-                failed.append((event["outcome"], event.get("error"), event["trial"]))
-            if kind not in COUNTED and kind not in GAUGES:
+                gauges += [(self._name(f"{group}.{name}"), time, float(v)) for name, v in event.items() if name != "time" and _is_number(v)]
+            elif kind not in COUNTED:
                 rest = {k: v for k, v in event.items() if k not in ("time", "source", "kind", "step", "trial")}
                 data = orjson.dumps(rest).decode()
-                trial = event.get("trial")
-                step = event.get("step")
                 kept.append(
                     (time, str(event.get("source", "")), kind, step if isinstance(step, int) else None, _text(trial), data[:MAX_FIELD])
                 )
         db = self._db
         db.executemany("INSERT INTO events (time, source, kind, step, trial, data) VALUES (?,?,?,?,?,?)", kept)
-        db.executemany(_STARTED, started)
+        db.executemany(_STARTED, started.values())
         db.executemany(_SETTLED_AT, settled)
         db.executemany(_FAILED, failed)
-        db.executemany("INSERT OR REPLACE INTO gauges VALUES (?,?,?)", [(self._name(n), t, v) for n, t, v in gauges])
-        db.executemany(_MEAN, [(self._name(n), int(t // BUCKET_S), v) for n, t, v in gauges])
+        db.executemany("INSERT OR REPLACE INTO gauges VALUES (?,?,?)", gauges)
+        db.executemany(_MEAN, [(name, int(time // BUCKET_S), value) for name, time, value in gauges])
         db.executemany(
             "INSERT INTO counts VALUES (?,?,?) ON CONFLICT DO UPDATE SET n = n + excluded.n, last = max(last, excluded.last)",
             [(kind, n, last[kind]) for kind, n in counts.items()],
         )
 
     def journal(self, lines: Iterable[bytes]) -> None:
-        """The runner's: attempts and results."""
-        attempts, lost, results, tasks = [], [], [], {}
+        """The runner's: attempts and results. An attempt whose result is in ``lines`` too is written once, with it."""
+        attempts: dict[str, tuple[Any, ...]] = {}
+        lost, results, tasks = [], [], {}
         for line in self._objects(lines, ("kind",)):
             try:
                 if line["kind"] == "attempt":
                     who, number = line["identity"], line["attempt"]
-                    attempts.append((line["trial_name"], who["split"], who["task_hash"], who["sample"], who["version"], number))
+                    attempts[line["trial_name"]] = (who["split"], who["task_hash"], who["sample"], who["version"], number)
                     if number > 1:
                         lost.append((who["task_hash"], who["split"], who["sample"], who["version"], number))
                 elif line["kind"] == "settled":
-                    results.append(_result_row(line["result"]))
+                    row = _result_row(line["result"])
+                    *_, number = attempts.pop(row[0], (None,))
+                    results.append((number, *row))
                     tasks[line["result"]["identity"]["task_hash"]] = line["result"]["info"].get("task_id")
             except (KeyError, TypeError, AttributeError):
                 self.broken += 1
         db = self._db
-        db.executemany(_ATTEMPT, attempts)
+        db.executemany(_ATTEMPT, [(name, *attempt) for name, attempt in attempts.items()])
         db.executemany(_LOST, lost)
         db.executemany(_RESULT, results)
         db.executemany("INSERT OR IGNORE INTO tasks VALUES (?,?)", [(hash, str(id)) for hash, id in tasks.items() if id])
-        self.changed |= {(row[1], row[5]) for row in results}
+        self.changed |= {(row[2], row[6]) for row in results}
 
     def metrics(self, lines: Iterable[bytes], anew: bool) -> None:
         """``metrics.jsonl``; ``anew``: the trainer rewrote it, and what it said before no longer stands."""

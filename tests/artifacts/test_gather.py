@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from swerl.artifacts import gather
+from swerl.artifacts.gather import gather
 from swerl.artifacts.ledger import Ledger
 from swerl.artifacts.redact import HIDDEN, redact
 from swerl.config import examine
@@ -194,7 +194,7 @@ def test_exits_at_once_never_share_a_number(make_run, tmp_path: Path):
 def test_killed_gatherings_leave_no_half_archive(make_run, tmp_path: Path):
     run, artifacts = make_run(), tmp_path / "artifacts"
     call = f"gather(Path({str(run.root)!r}), artifacts_dir=Path({str(artifacts)!r}))"
-    code = f"from swerl.artifacts import gather; from pathlib import Path; {call}"
+    code = f"from swerl.artifacts.gather import gather; from pathlib import Path; {call}"
     for delay_s in (0.3, 0.6, 0.9, 1.2):
         child = subprocess.Popen([sys.executable, "-c", code])
         time.sleep(delay_s)

@@ -9,7 +9,7 @@ from pathlib import Path
 import jsonschema_rs
 import pytest
 
-from swerl.artifacts import gather
+from swerl.artifacts.gather import gather
 from swerl.artifacts.provenance import ENVELOPE_FILE, STATEMENT_FILE, check, seal_run, sign_folder
 from swerl.artifacts.signing import make_key, opened, sign
 from swerl.cli import run as swerl_run

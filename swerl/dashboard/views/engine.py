@@ -25,14 +25,15 @@ def gauges(seen: Seen) -> dict[str, Any]:
         return {}
     found: dict[str, list[list[float]]] = {}
     if last - first > BUCKETS * BUCKET_S:
-        sql = """SELECT n.name, min(g.bucket) * :span, sum(g.total) / sum(g.n) FROM gauge_means g JOIN names n ON n.id = g.name
-            GROUP BY g.name, CAST(g.bucket * :span / :width AS INTEGER) ORDER BY g.name, 2"""
+        sql = """SELECT name, min(bucket) * :span, sum(total) / sum(n) FROM gauge_means
+            GROUP BY name, CAST(bucket * :span / :width AS INTEGER) ORDER BY name, 2"""
     else:
-        sql = """SELECT n.name, min(g.time), avg(g.value) FROM gauges g JOIN names n ON n.id = g.name
-            GROUP BY g.name, CAST((g.time - :first) / :width AS INTEGER) ORDER BY g.name, 2"""
+        sql = """SELECT name, min(time), avg(value) FROM gauges
+            GROUP BY name, CAST((time - :first) / :width AS INTEGER) ORDER BY name, 2"""
     width = max(1.0, (last - first) / BUCKETS)
+    names = dict(seen.db.execute("SELECT id, name FROM names").fetchall())
     for name, time, value in seen.db.execute(sql, {"span": BUCKET_S, "first": first, "width": width}):
-        found.setdefault(name, []).append([time, value])
+        found.setdefault(names[name], []).append([time, value])
     return found
 
 

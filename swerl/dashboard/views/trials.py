@@ -71,7 +71,7 @@ def listed(seen: Seen, *, where: Mapping[str, Any], order: str, limit: int, offs
         parameters += [word, word]
     condition = " AND ".join(conditions)
     ids = seen.tasks()
-    source = f"trials INDEXED BY {_index(seen, where, order)}"
+    source = seen.trials_by(_index(seen, where, order))
     rows = seen.rows(
         f"SELECT {_LISTED} FROM {source} WHERE {condition} ORDER BY {ORDERS[order]} LIMIT ? OFFSET ?", *parameters, limit, offset
     )
@@ -100,7 +100,7 @@ def _counted(seen: Seen, where: Mapping[str, Any]) -> int:
     condition = " AND ".join(["1", *(f"{name} = ?" for name, _ in named)])
     values = [value for _, value in named]
     settled = seen.one(f"SELECT coalesce(sum(trials), 0) FROM steps WHERE {condition}", *values)
-    return settled + seen.one(f"SELECT count(*) FROM trials INDEXED BY trials_by_time WHERE {condition} AND total_s IS NULL", *values)
+    return settled + seen.one(f"SELECT count(*) FROM {seen.trials_by('trials_by_time')} WHERE {condition} AND total_s IS NULL", *values)
 
 
 def timeline(seen: Seen, split: str, step: int) -> dict[str, Any]:
@@ -153,7 +153,9 @@ def tail(seen: Seen) -> dict[str, Any]:
     ids = seen.tasks()
     killed = {
         f"{row['split']}|{row['task']}|{row['sample']}|{row['version']}": {name: row[name] for name in ("key", "sampled_tokens", "turns")}
-        for row in seen.rows("SELECT * FROM trials WHERE outcome = 'tail_killed' ORDER BY attempt")
+        for row in seen.rows(
+            "SELECT key, split, task, sample, version, sampled_tokens, turns FROM trials WHERE outcome = 'tail_killed' ORDER BY attempt"
+        )
     }
     for row in seen.rows("SELECT time, step, trial, data FROM events WHERE kind = 'tail.killed' ORDER BY time"):
         data = orjson.loads(row["data"])
@@ -189,13 +191,10 @@ def tail(seen: Seen) -> dict[str, Any]:
 
 
 class _Durations:
-    """How long graded training trials worked, by whole seconds."""
+    """How long graded training trials worked, as `sums.work_of` groups them."""
 
     def __init__(self, seen: Seen):
-        rows = seen.rows(
-            "SELECT CAST(agent_s + setup_s AS INTEGER), count(*), sum(agent_s + setup_s) FROM trials INDEXED BY trials_work"
-            " WHERE split = 'train' AND reward IS NOT NULL AND total_s IS NOT NULL GROUP BY 1 ORDER BY 1"
-        )
+        rows = seen.rows("SELECT seconds, sum(n), sum(total) FROM work GROUP BY seconds ORDER BY seconds")
         self._seconds = [row[0] for row in rows]
         self._counts = list(accumulate((row[1] for row in reversed(rows)), initial=0))[::-1]
         self._sums = list(accumulate((row[2] for row in reversed(rows)), initial=0.0))[::-1]
