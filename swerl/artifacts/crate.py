@@ -29,7 +29,7 @@ KINDS: tuple[tuple[str, str, str], ...] = (
     ("manifest.json", "application/json", "Code, locks, environments, model, tasks and machine of every start."),
     ("metrics.jsonl", "application/jsonl", "Metrics by step, one row a step."),
     ("metrics.superseded.jsonl", "application/jsonl", "Rows of steps that a resume trained again."),
-    ("results.json", "application/json", "Validations with intervals, coverage and pass@k; cost by outcome."),
+    ("results.json", "application/json", "Validations with intervals, coverage and pass@k; cost by outcome; tasks and hosts set aside."),
     ("runtime_info.yaml", "application/yaml", "The outputs of the run: checkpoint, logs, trajectories, resolve rate, curves."),
     ("metadata.yaml", "application/yaml", "State, times, commit and versions of the run."),
     ("source.*.diff", "text/x-diff", "Changes that were not committed when the run was started."),

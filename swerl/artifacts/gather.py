@@ -24,6 +24,8 @@ from swerl.config import RunConfig, load_resolved
 from swerl.config.schema import PROJECT_ROOT
 from swerl.errors import fail
 from swerl.preflight.indexes import IndexUnreadable, row_count
+from swerl.runs.aside import set_aside
+from swerl.runs.events import read_events
 from swerl.runs.metrics import Row, read_metrics
 from swerl.runs.registry import Registry
 from swerl.runs.rundir import RunDir, read_json, write_json
@@ -75,7 +77,11 @@ def _fill(staged: Path, run: RunDir, config: RunConfig, trials: int, notes: str)
             target.write_text(redact(_tail(path, lines), secrets))
     settled = read_trials(run)
     copied = copy_sample(settled, run, config, staged / "trajectories", trials, secrets)
-    results = results_of(settled, read_metrics(run.metrics), config)
+    aside = set_aside(read_events(run.events_of("runner")))
+    results = {
+        **results_of(settled, read_metrics(run.metrics), config),
+        "set_aside": [{"what": entry.what, "name": entry.name, "error": redact(entry.error, secrets)} for entry in aside],
+    }
     write_json(staged / "results.json", results)
     _report(staged, run, trials)
     output = runtime_output(run, config, results)

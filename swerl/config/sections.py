@@ -159,6 +159,7 @@ class HarborRuntime:
     trial_hard_timeout_sec: int
     warm_pool: int
     retry_budget: float
+    retry_quarantined: bool
     sandbox: Sandbox
 
 

@@ -117,7 +117,7 @@ def _collect(seen: Seen, samples: int) -> Summary:
         validations=curves.validations(seen) or _told_validations(seen),
         rates=curves.resolve_rates(seen),
         steps={split: list(map(_plain, found)) for split, found in steps.items()},
-        tasks={split: tasks.grid(seen, split)["tasks"][:MAX_TASKS] for split in ("train", "val")},
+        tasks={split: redacted(tasks.grid(seen, split)["tasks"][:MAX_TASKS], secrets) for split in ("train", "val")},
         cost=cost.cost(seen),
         tail=trials.tail(seen),
         alarms=redacted(alarms.alarms(seen, live=False), secrets),

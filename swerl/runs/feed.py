@@ -162,6 +162,8 @@ _EVENTS: dict[str, _Teller] = {
     "cluster.ready": lambda progress, event: f"all {event['nodes']} nodes are there and checked",
     "breaker.open": _breaker_open,
     "host.quarantined": lambda progress, event: f"host {event['host']} is set aside after {event['attempts']} attempts: {event['error']}",
+    "host.released": lambda progress, event: f"host {event['host']} is tried again: {event['why']}",
+    "task.released": lambda progress, event: f"task {event['task']} is tried again: {event['why']}",
     "task.quarantined": lambda progress, event: f"task {event['task']} is quarantined after {event['attempts']} attempts: {event['error']}",
     "evaluation.begin": _phase("evaluating", "{tasks} tasks, {samples} attempts each"),
     "run.stopped": _phase("stopping", "stopped after step {step}"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 
+from swerl.runs.aside import set_aside
 from swerl.runs.display import duration
 from swerl.runs.events import read_events
 from swerl.runs.feed import RESOLVE_RATE
@@ -96,7 +97,7 @@ def status_of(run: RunDir, registry: Registry) -> RunStatus:
         peak_memory_mb=peak_memory_mb(events),
         doing=_doing(events) if live else "",
         alarms=alarms_of([e for e in events if e["time"] >= since]),
-        set_aside=set_aside([e for e in events if e["time"] >= since]),
+        set_aside=tuple(f"{a.what} {a.name}: {a.error[:160]}" for a in set_aside(events)),
     )
 
 
@@ -223,12 +224,6 @@ def alarms_of(events: list[dict[str, Any]]) -> tuple[str, ...]:
         elif event["kind"] in TROUBLES:
             found.append(_trouble(at, event))
     return tuple(found)
-
-
-def set_aside(events: Iterable[dict[str, Any]]) -> tuple[str, ...]:
-    """Tasks and hosts that the runner has given up, each with the first thing that went wrong."""
-    kinds = {"task.quarantined": "task", "host.quarantined": "host"}
-    return tuple(f"{kinds[e['kind']]} {e[kinds[e['kind']]]}: {str(e['error'])[:160]}" for e in events if e["kind"] in kinds)
 
 
 def _trouble(at: str, event: dict[str, Any]) -> str:

@@ -1,9 +1,10 @@
 """`trials/journal.jsonl`: what was started and what came of it, one JSON object a line. One writer; every line is on disk before it counts.
 
 Kinds: ``attempt`` (identity, attempt number, trial name: written before the attempt begins, so that a restart gives the next attempt a new
-name and session) and ``settled`` (a TrialResult). A line that a killed writer tore is skipped by readers and closed off by the next
-writer. A trial whose outcome the infrastructure or a cancellation decided is recorded too, and run again when a later runner is asked for
-it, so the last ``settled`` line of an identity counts. All others are final: there is one line of them.
+name and session), ``settled`` (a TrialResult), ``set_aside`` and ``taken_back`` (a SetAside: what the runner gave up, and what it tries
+again). A line that a killed writer tore is skipped by readers and closed off by the next writer. A trial whose outcome the infrastructure
+or a cancellation decided is recorded too, and run again when a later runner is asked for it, so the last ``settled`` line of an identity
+counts. All others are final: there is one line of them.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from swerl.errors import fail
-from swerl.trials.model import Identity, TrialResult
+from swerl.trials.model import Identity, SetAside, TrialResult
 from swerl.trials.outcomes import MEANING, Outcome
 
 
@@ -29,6 +31,7 @@ class Journal:
         self.path = path
         self.settled: dict[str, TrialResult] = {}
         self.attempts: dict[str, int] = {}
+        self.set_aside: dict[tuple[str, str], SetAside] = {}  # by what and key
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -46,6 +49,11 @@ class Journal:
                 result = TrialResult.from_dict(line["result"])
                 if is_final(result):
                     self.settled.setdefault(result.identity.key, result)
+            elif line.get("kind") == "set_aside":
+                entry = SetAside(**line["entry"])
+                self.set_aside[entry.what, entry.key] = entry
+            elif line.get("kind") == "taken_back":
+                self.set_aside.pop((line["what"], line["key"]), None)
 
     def begin(self, identity: Identity, trial_name_of: Callable[[int], str]) -> tuple[int, str]:
         """Record the next attempt; its number (from 1, over all restarts) and the name that ``trial_name_of(number)`` gives it."""
@@ -58,6 +66,15 @@ class Journal:
     def settle(self, result: TrialResult) -> None:
         self._write({"kind": "settled", "result": result.as_dict()})
         self.settled.setdefault(result.identity.key, result)
+
+    def put_aside(self, entry: SetAside) -> None:
+        self._write({"kind": "set_aside", "entry": asdict(entry)})
+        self.set_aside[entry.what, entry.key] = entry
+
+    def take_back(self, entry: SetAside) -> None:
+        """Nothing for what is not in the journal."""
+        if self.set_aside.pop((entry.what, entry.key), None) is not None:
+            self._write({"kind": "taken_back", "what": entry.what, "key": entry.key})
 
     def close(self) -> None:
         os.close(self._fd)

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from swerl.errors import fail
 from swerl.trials.outcomes import Outcome
@@ -67,6 +67,18 @@ class TrialRequest:
         except ValueError as error:
             raise fail("SWERL-T001", f"the request for a trial is malformed: {error}", "send the field as the interface says") from error
         return cls(Identity(split, body["task_hash"], sample, body["version"]), task_dir, body["task_id"], step, deadline_s)
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """A task or a host that only failed. ``key`` is the task's content hash or the host's name, ``name`` what people call it, ``error`` its
+    first failure; ``run_attempt`` the start of the run (1 for the first) in which it was set aside."""
+
+    what: Literal["task", "host"]
+    key: str
+    name: str
+    error: str
+    run_attempt: int
 
 
 @dataclass(frozen=True, slots=True)

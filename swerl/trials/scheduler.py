@@ -45,7 +45,7 @@ class Scheduler:
         self._enders: dict[str, tuple[Identity, Ender]] = {}
         self._memory: dict[str, TrialResult] = {}  # results of this process that are not final
         self.breaker = Breaker(settings.breaker_failures, settings.retry_budget, settings.step_trials, events)
-        self.quarantine = Quarantine(events)
+        self.quarantine = Quarantine(journal, events, settings.run_attempt, settings.retry_quarantined)
         attempts.avoid = self.quarantine.hosts
         self.warm = Warm(settings.warm_pool, events)
         self.tail = TailKiller(settings.tail, settings.step_trials, self._end, events)
@@ -109,6 +109,7 @@ class Scheduler:
         who, key, step = request.identity, request.identity.key, request.step
         self._enders[key] = (who, ender := Ender())
         self.breaker.asked(who.split, step)
+        self.quarantine.asked(who.task_hash, request.task_id)
         if who.split == "train":
             self.tail.asked(step, key, who.task_hash)
         asked = time.monotonic()
@@ -168,7 +169,7 @@ class Scheduler:
 
     async def _ahead(self, request: TrialRequest, ender: Ender) -> _Begun | None:
         """The next attempt's number and name, and its sandbox. None when the trial is ended or set aside, or it does not start."""
-        if ender.by is not None or self.breaker.problem is not None or self.quarantine.holds(request.task_id):
+        if ender.by is not None or self.breaker.problem is not None or self.quarantine.holds(request.identity.task_hash):
             return None
         begun = self._begin(request)
         ender.task, began = asyncio.current_task(), time.monotonic()
@@ -194,9 +195,9 @@ class Scheduler:
     async def _attempt(self, request: TrialRequest, ender: Ender, begun: _Begun | None, asked: float) -> tuple[Attempt, str, float]:
         """One attempt that has its turn: what it left, its name (empty when nothing was started), and how long it waited."""
         who, step = request.identity, request.step
-        if self.quarantine.holds(request.task_id):
+        if self.quarantine.holds(who.task_hash):
             evidence = Evidence(exception="SandboxBuildFailedError")
-            return Attempt(evidence, error=f"task {request.task_id} is quarantined: {self.quarantine.tasks[request.task_id]}"), "", 0.0
+            return Attempt(evidence, error=f"task {request.task_id} is quarantined: {self.quarantine.why(who.task_hash)}"), "", 0.0
         ready = None
         if begun is not None and begun.ready is not None:
             ready, begun.ready = begun.ready, None
@@ -237,10 +238,10 @@ class Scheduler:
             self._events.emit("trial.failed", step=request.step, trial=result.trial_name, outcome=result.outcome.value, error=result.error)
             if result.trial_name:
                 self.breaker.failed(kind, result.trial_name, result.error or "")
-                self.quarantine.failed(request.task_id, attempt.host, result.error or kind)
+                self.quarantine.failed(result.identity.task_hash, request.task_id, attempt.host, result.error or kind)
         elif MEANING[result.outcome].against != "tail":
             self.breaker.good()
-            self.quarantine.good(request.task_id, attempt.host)
+            self.quarantine.good(result.identity.task_hash, attempt.host)
 
 
 @dataclass(slots=True)

@@ -67,7 +67,13 @@ class Runner:
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         announce(settings.services_path, "runner", {"url": self.url, "token": self._token})
         self._events.emit(
-            "runner.started", durable=True, settled=len(self._journal.settled), reaped=reaped.as_dict(), not_enforced=self._gaps()
+            "runner.started",
+            durable=True,
+            settled=len(self._journal.settled),
+            reaped=reaped.as_dict(),
+            not_enforced=self._gaps(),
+            quarantined=self.scheduler.quarantine.tasks,
+            quarantined_hosts=self.scheduler.quarantine.hosts,
         )
 
     async def stop(self) -> None:

@@ -41,6 +41,7 @@ class RunnerSettings:
     """``harbor`` is Harbor's TrialConfig as far as the run decides it (see swerl.render.trial); ``sandbox`` the keyword arguments that our
     own sandbox gets besides. ``max_attempts`` counts the first. ``retry_budget`` is retries a step may spend per trial of the step.
     ``warm_pool`` is how many waiting trials have their sandbox ready.
+    ``run_attempt`` counts the starts of the run by its user; a later one tries hosts again, and tasks too under ``retry_quarantined``.
     ``step_trials`` are the trials of a training step, ``group_size`` those of one prompt."""
 
     run_id: str
@@ -64,6 +65,8 @@ class RunnerSettings:
     overlong: Literal["keep", "drop"] = "keep"
     timeout: Literal["drop", "keep"] = "drop"
     breaker_failures: int = 8
+    run_attempt: int = 1
+    retry_quarantined: bool = False
 
     @property
     def journal_path(self) -> Path:
@@ -124,4 +127,14 @@ def settings_from(cfg: RunConfig, run_dir: Path) -> RunnerSettings:
         reward_key=cfg.reward.key,
         overlong=cfg.reward.overlong,
         timeout=cfg.reward.timeout,
+        run_attempt=run_attempt(run_dir),
+        retry_quarantined=runtime.retry_quarantined,
     )
+
+
+def run_attempt(run_dir: Path) -> int:
+    """Which start of the run this is, by its manifest; 1 where there is none."""
+    from swerl.runs.rundir import RunDir, read_json
+
+    manifest = read_json(RunDir.at(run_dir).manifest) or {}
+    return max((entry["attempt"] for entry in manifest.get("attempts", ())), default=1)

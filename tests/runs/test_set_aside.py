@@ -1,6 +1,6 @@
-"""What the runner has given up is listed by the status of a run."""
+"""What the runner has given up is among the alarms of a run."""
 
-from swerl.runs.status import alarms_of, set_aside
+from swerl.runs.status import alarms_of
 
 EVENTS = [
     {"kind": "task.quarantined", "time": 1.0, "task": "t1", "attempts": 4, "error": "no such image"},
@@ -9,8 +9,7 @@ EVENTS = [
 ]
 
 
-def test_tasks_and_hosts_are_listed_with_their_first_failure():
-    assert set_aside(EVENTS) == ("task t1: no such image", "host node-b: disk full")
+def test_tasks_and_hosts_are_alarms_with_their_first_failure():
     assert [line.split(" ", 1)[1] for line in alarms_of(EVENTS)] == [
         "task.quarantined t1 no such image",
         "host.quarantined node-b disk full",

@@ -32,7 +32,7 @@ CMD ["bash"]
     )
     assert build.image == "python:3.12-slim" and build.workdir == "/testbed/sub"
     assert build.env == {"HOME": "/root", "LANG": "C.UTF-8", "OLD": "style value"}
-    assert build.steps[0] == Copy(("repo/",), "/testbed/sub/./")
+    assert build.steps[0] == Copy(("repo/",), "/testbed/sub/")
     assert build.steps[1] == Copy(("a.txt", "b.txt"), "/data/")
     assert (
         isinstance(build.steps[2], Run)

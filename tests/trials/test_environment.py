@@ -76,14 +76,17 @@ def test_loose_files_go_to_the_working_directory(tmp_path):
 def test_a_dockerfile_is_carried_out(tmp_path):
     (tmp_path / "environment").mkdir()
     (tmp_path / "environment" / "Dockerfile").write_text(
-        "FROM debian\nENV GREETING=hello\nWORKDIR /testbed\nCOPY src/ .\nCOPY one.txt /data/\nRUN echo $GREETING > made && mkdir sub\n"
+        "FROM debian\nENV GREETING=hello\nWORKDIR /testbed\nCOPY src/ .\nCOPY one.txt .\nCOPY two.txt /testbed\nCOPY one.txt /data/\n"
+        "RUN echo $GREETING > made && mkdir sub\n"
     )
     (tmp_path / "environment" / "src").mkdir()
     (tmp_path / "environment" / "src" / "f").write_text("f\n")
     (tmp_path / "environment" / "one.txt").write_text("one\n")
+    (tmp_path / "environment" / "two.txt").write_text("two\n")
 
     async def body(env):
-        assert out(await env.exec("pwd; ls; cat made /data/one.txt; echo $GREETING")) == "/testbed\nf\nmade\nsub\nhello\none\nhello"
+        said = out(await env.exec("pwd; echo *; cat made /data/one.txt; echo $GREETING"))
+        assert said == "/testbed\nf made one.txt sub two.txt\nhello\none\nhello"
 
     within(environment(tmp_path, {}), body)
 

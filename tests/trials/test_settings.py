@@ -32,6 +32,7 @@ def test_every_key_of_the_runner_arrives():
         harbor_runtime__tail_kill_grace_sec="7",
         harbor_runtime__tail_kill_min_tasks="5",
         harbor_runtime__retry_budget="0.5",
+        harbor_runtime__retry_quarantined="true",
         harbor_runtime__trial_hard_timeout_sec="77",
         harbor_runtime__sandbox__network="none",
         harbor_runtime__sandbox__max_processes="99",
@@ -51,6 +52,7 @@ def test_every_key_of_the_runner_arrives():
     assert (settings.num_workers, settings.max_attempts, settings.max_turns, settings.seed) == (3, 4, 9, 42)
     assert (settings.tail.target, settings.tail.grace_s, settings.tail.min_trials) == (0.9, 7.0, 5)
     assert (settings.retry_budget, settings.hard_timeout_s) == (0.5, 77.0)
+    assert (settings.retry_quarantined, settings.run_attempt) == (True, 1)
     assert settings.sandbox["limits"] == {"processes": 99, "file_mb": 98, "disk_mb": 97}
     assert (settings.sandbox["network"], settings.sandbox["work_dir"], settings.sandbox["rootfs"]) == ("none", "/var/tmp/x", "/srv/root")
     assert (settings.reward_key, settings.overlong, settings.timeout) == ("score", "drop", "keep")

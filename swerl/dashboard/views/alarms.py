@@ -72,7 +72,7 @@ def _trial_trouble(seen: Seen) -> Iterator[Alarm]:
             "bad", "trials were stopped", f"{data.get('id', '')} {data.get('message', '')}", row["time"], row["step"], panel="trials"
         )
     for row, data in _events(seen, "task.quarantined"):
-        said = f"{data.get('attempts')} attempts failed; the last: {data.get('error')}"
+        said = f"{data.get('attempts')} attempts failed; the first: {data.get('error')}"
         yield _alarm("warn", f"task {data.get('task')} is quarantined", said, row["time"], row["step"], panel="tasks")
     failed = list(_events(seen, "group.failed", limit=500))
     if failed:

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from swerl.dashboard.context import Seen
+from swerl.runs.aside import set_aside
 
 HALF = 2
 EASY, HARD = 0.9, 0.1
@@ -73,11 +74,12 @@ def _drift(cells: list[list[int]]) -> float | None:
 
 
 def _quarantined(seen: Seen) -> dict[str, str]:
-    found = {}
-    for (data,) in seen.rows("SELECT data FROM events WHERE kind = 'task.quarantined'"):
+    """Task's id -> why, of those that are set aside now."""
+    kinds = ("runner.started", "task.quarantined", "task.released")
+    events = []
+    for kind, data in seen.rows("SELECT kind, data FROM events WHERE kind IN (?, ?, ?) ORDER BY time", *kinds):
         try:
-            event = orjson.loads(data)
+            events.append({"kind": kind, **orjson.loads(data)})
         except orjson.JSONDecodeError:
             continue  # its fields were too long to keep; the alarm about it stands
-        found[str(event.get("task"))] = f"{event.get('attempts')} attempts failed; the last: {event.get('error')}"
-    return found
+    return {entry.name: f"no attempt worked; the first: {entry.error}" for entry in set_aside(events) if entry.what == "task"}

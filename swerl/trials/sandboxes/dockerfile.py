@@ -87,6 +87,8 @@ def _copy(path: Path, number: int, rest: str, build: Build) -> Copy:
     target = names[-1]
     if not target.startswith("/"):
         target = build.workdir.rstrip("/") + "/" + target
+    if PurePosixPath(target) == PurePosixPath(build.workdir) or target.endswith("/."):
+        target = f"{PurePosixPath(target)}/"  # a directory that is there: a file goes into it
     return Copy(tuple(names[:-1]), target)
 
 
