@@ -13,7 +13,7 @@ from swerl.cli.options import Chosen, config_options, json_option, patience_opti
 @click.option("--skip", multiple=True, metavar="ID|FAMILY", help="Not these checks; repeatable.")
 @click.option("--static", "static", is_flag=True, help="Only what the files say; ask neither the machine nor a sandbox.")
 @click.option("--deep", is_flag=True, help="Also the checks that take longer than ten seconds.")
-@click.option("--explain", "explained", metavar="ID", help="Say what one check looks for, and what to do about it.")
+@click.option("--explain", "explained", metavar="ID", help="Say what an id (of a check, an alarm, any problem) means, and what to do.")
 @patience_option
 @click.option("-v", "--verbose", is_flag=True, help="List the checks that do not apply, too.")
 @json_option

@@ -1,7 +1,7 @@
 """Preflight: everything that can be known before a run starts, found in seconds and named by id. It reads; it never writes.
 
 ``run(cfg)`` looks at a configuration and this machine and returns a ``Report``; ``run_file(path, profile)`` begins at the file, so that
-what is wrong with it is in the same report. ``explain(id)`` says in words what a check does and what to do about its finding. One module
+what is wrong with it is in the same report. ``explain(id)`` says in words what an id means and what to do about it. One module
 per family of checks; ``catalog`` lists them all. ``predict(cfg)`` foresees memory, KV cache and disk from the policy's config.json alone.
 
 Invariants: nothing here imports torch, vllm, ray, verl, wandb, transformers or harbor (what needs one of them asks a subprocess of the
@@ -22,12 +22,15 @@ from swerl.forecast.outlook import outlook
 from swerl.forecast.plan import plan_of
 from swerl.forecast.shape import ShapeError, read_shape
 from swerl.forecast.text import render as render_forecast
-from swerl.preflight.catalog import CHECKS, explain
+from swerl.preflight.catalog import CHECKS
 from swerl.preflight.context import Context, Host
+from swerl.preflight.explain import explain
 from swerl.preflight.gpus import ASSUMED_GPU_BYTES
 from swerl.preflight.report import Report
-from swerl.preflight.runner import run_checks, select
+from swerl.preflight.runner import run_checks, select, within
 from swerl.preflight.summary import forecast_of, summary
+
+LAST_WORDS_S = 2.0  # for summary and forecast, which read what the checks have read
 
 
 def run(
@@ -54,14 +57,19 @@ def run(
     rest = run_checks((c for c in wanted if c.live), ctx)
     ended = time.monotonic()
     by_id = {r.id: r for r in [*static, *rest]}
-    whole = not only
+    told = ("", ()) if only else within(LAST_WORDS_S * ctx.patience, lambda: (_foreseen(ctx), summary(ctx)), ("", ()))
     return Report(
         results=tuple(by_id[c.id] for c in wanted),
-        summary=summary(ctx) if whole else (),
-        forecast=render_forecast(result, outlook(result)) if whole and (result := forecast_of(ctx)) else "",
+        summary=told[1],
+        forecast=told[0],
         static_s=between - started,
         live_s=ended - between,
     )
+
+
+def _foreseen(ctx: Context) -> str:
+    found = forecast_of(ctx)
+    return render_forecast(found, outlook(found)) if found else ""
 
 
 def run_file(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.context import Context
 from swerl.preflight.indexes import Row
 from swerl.preflight.kubeapi import Cluster, KubeError, read_kubeconfig
 from swerl.preflight.registry import Image, RegistryUnreachable, exists
+from swerl.preflight.runner import side_by_side
 
 MANY_REPORTS = 1000
 SAMPLED_IMAGES = 8  # of each split
@@ -26,6 +26,7 @@ class ClusterAnswers(Check):
     remedy = "set k8s.kubeconfig and k8s.namespace; the account needs create, get, list, delete on pods and create on pods/exec"
     live = True
     budget_s = 9.5
+    hung = "fatal"
     faults = (10,)
 
     def run(self, ctx: Context) -> Iterator[Finding]:
@@ -129,8 +130,7 @@ class ImagesAreThere(Check):
                 image = image_of(row)
                 if image:
                     wanted.setdefault(image, f"task {row.task_id} ({split})")
-        with ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(lambda name: self._look(ctx, name), wanted))
+        answers = side_by_side(lambda name: self._look(ctx, name), wanted)
         missing = [name for name, answer in zip(wanted, answers, strict=True) if answer == "missing"]
         unknown = [answer for answer in answers if answer not in {"there", "missing"}]
         for name in missing:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 BUSY = 1.5  # runnable processes for each processor
 MOST_PATIENCE = 8.0
+KILLED_S = 0.5  # in which a killed program is gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +192,8 @@ class Context:
         return shutil.which(name, path=self.env.get("PATH", os.defpath))
 
     def ask(self, command: Sequence[str], *, timeout_s: float, stdin: str | None = None, env: Mapping[str, str] | None = None) -> Answer:
-        """Run a program that only reads. It gets no terminal, and is killed with all it started when its time is up (TimeoutError)."""
+        """Run a program that only reads. It gets no terminal, and is killed with all it started when its time is up (TimeoutError). One
+        that cannot be killed (it waits in a driver), or whose output somebody else holds open, is left behind."""
         timeout_s *= self.patience
         executable = self.program(command[0])
         if executable is None:
@@ -209,6 +212,7 @@ class Context:
             out, err = process.communicate(stdin, timeout=timeout_s)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)
-            process.communicate()
+            with suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=KILLED_S)
             raise TimeoutError(f"{command[0]} gave no answer within {timeout_s:g} s") from None
         return Answer(process.returncode, out, err)

@@ -28,7 +28,7 @@ def troubleshooting(root: Path = PROJECT_ROOT) -> str:
         "",
         _MADE,
         "",
-        "Every problem has an id. Find it here; `swerl preflight --explain ID` says the same of a check. Words in braces stand for values.",
+        "Every problem has an id. Find it here; `swerl preflight --explain ID` says the same. Words in braces stand for values.",
         "",
     ]
     for letter, family in FAMILIES.items():

@@ -64,6 +64,7 @@ class GpusAreThere(Check):
     family = "gpu"
     title = "GPUs"
     asks = "this host has as many GPUs as infrastructure.ngpus_per_node says"
+    hung = "fatal"
     remedy = "run on the GPU host, lower infrastructure.ngpus_per_node, or use a profile with infrastructure.device: cpu (PROFILE=demo-cpu)"
     live = True
     budget_s = 8.0

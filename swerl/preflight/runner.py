@@ -1,19 +1,22 @@
 """Runs checks: each in a thread of its own, each against its own clock.
 
 A check that raises is a bug and is reported as such, under its id; a check that does not answer within its budget is a finding too. Its
-thread is a daemon and is left behind: nothing a check waits for can hold up the preflight.
+thread is a daemon and is left behind: nothing a check waits for can hold up the preflight, nor the end of its process.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TypeVar
 
 from swerl.errors import Problem
 from swerl.preflight.check import Check, Fact, NotApplicable
 from swerl.preflight.context import Context
 from swerl.preflight.report import Result
+
+T = TypeVar("T")
 
 
 class _Running:
@@ -53,17 +56,52 @@ class _Running:
         return Result.of(self.check, [self._hung(f"no answer within {budget_s:g} s")], [], time.monotonic() - self.started)
 
     def _hung(self, what: str) -> Problem:
-        """A finding like any other, except that a busy machine is not taken for a broken one."""
-        if not self.ctx.is_busy:
-            return self.check.found(f"the probe hung: {what}")
-        remedy = f"ask again when the machine is idle, or with --patience {2 * self.ctx.patience:.0f}"
-        return self.check.found(f"the probe gave no answer on a busy machine: {what}", severity="warning", remedy=remedy)
+        """Silence is no proof: it refuses the run only where no run can do without an answer, and never on a busy machine."""
+        again = f"ask again with --patience {2 * self.ctx.patience:.0f}"
+        if self.ctx.is_busy:
+            return self.check.found(f"the probe gave no answer on a busy machine: {what}", severity="warning", remedy=f"{again}, or later")
+        remedy = f"{again}; if it hangs again, {self.check.title} is what to look at"
+        return self.check.found(f"the probe hung: {what}", severity=self.check.hung, remedy=remedy)
 
 
 def run_checks(checks: Iterable[Check], ctx: Context) -> list[Result]:
     """Results in the order of the checks. Returns when all have answered or used up their budgets, whichever is first for each."""
     running = [_Running(check, ctx) for check in checks]
     return [one.wait() for one in running]
+
+
+def within(seconds: float, make: Callable[[], T], otherwise: T) -> T:
+    """What ``make`` gives, or ``otherwise`` where it takes longer: it may wait for something that a hung check holds."""
+    found: list[T] = []
+    thread = threading.Thread(target=lambda: found.append(make()), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return found[0] if found else otherwise
+
+
+def side_by_side(ask: Callable[[str], T], names: Iterable[str], most: int = 8) -> list[T]:
+    """``ask`` of each, ``most`` at once, in threads that hold up nobody's end (those of ``concurrent.futures`` are waited for at exit). The
+    first exception is raised."""
+    asked = list(names)
+    answers: dict[int, T] = {}
+    errors: list[Exception] = []
+    todo = iter(enumerate(asked))  # next() on it is atomic
+
+    def work() -> None:
+        for number, name in todo:
+            try:
+                answers[number] = ask(name)
+            except Exception as error:  # handed to who asked
+                errors.append(error)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(most, len(asked)))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return [answers[number] for number in range(len(asked))]
 
 
 def select(

@@ -80,8 +80,19 @@ def test_checks_are_well_formed():
 def test_explain():
     text = explain("swerl-p102")
     assert "SWERL-P102" in text and "do:" in text and "J14" in text and "docs/troubleshooting.md#swerl-p102" in text
-    with pytest.raises(KeyError):
+    assert explain("p102") == text
+
+
+def test_every_id_is_explained(source: list[Use]):
+    """Checks, alarms and problems of every room, with what to do; an unknown one is one sentence with its neighbours."""
+    for id, word in (("SWERL-W501", "raised when"), ("SWERL-R008", "says:"), ("c007", "placeholder"), ("SWERL-P110", "--deep")):
+        assert word in explain(id), id
+    for id in {use.id for use in source} | {check.id for check in CHECKS}:
+        assert explain(id).endswith(f"docs/troubleshooting.md#{id.lower()}")
+    with pytest.raises(ValueError, match=r"called 'SWERL-P999'; near it: SWERL-P9\d\d, "):
         explain("SWERL-P999")
+    with pytest.raises(ValueError, match="an id looks like SWERL-P102"):
+        explain("foo")
 
 
 def test_nothing_heavy_is_imported():

@@ -17,7 +17,7 @@ from swerl.preflight import CHECKS, run_file
 from swerl.preflight.check import Check, Fact, NotApplicable
 from swerl.preflight.context import Context
 from swerl.preflight.report import Report
-from swerl.preflight.runner import run_checks, select
+from swerl.preflight.runner import run_checks, select, side_by_side
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -130,11 +130,57 @@ def test_hung_and_broken_checks_hide_nothing():
     hung, broken, absent = run_checks([Sleeps(release), Breaks(), Absent()], SimpleNamespace(patience=1.0, is_busy=False))
     assert time.monotonic() - started < 5
     release.set()
-    assert hung.status == "fatal" and "no answer within 0.3 s" in hung.problems[0].message
+    assert hung.status == "warning" and "no answer within 0.3 s" in hung.problems[0].message
+    assert "--patience 2; if it hangs again, sleeps is what to look at" in hung.problems[0].remedy
     assert broken.status == "fatal" and [p.severity for p in broken.problems] == ["warning", "fatal"]
     assert "ZeroDivisionError: a bug" in broken.problems[1].message
     assert absent.status == "not applicable" and absent.reason == "not here"
     assert Report((hung, broken)).ids == {"SWERL-P998", "SWERL-P997"}
+
+
+class HangsForGood(Check):
+    id, family, title, asks, remedy, budget_s, hung = "SWERL-P995", "test", "hangs", "it ends", "wait", 0.3, "fatal"
+
+    def run(self, ctx):
+        ctx.once("held", lambda: side_by_side(lambda _: time.sleep(120), ["a", "b"]))
+        yield Fact("never")
+
+
+def test_nothing_waits_for_a_probe_that_hangs_for_good():
+    """A blocked thread, and what waits for its lock, hold up neither the report nor the end of the process."""
+    code = (
+        "import sys, time; sys.path.insert(0, sys.argv[1]); from types import SimpleNamespace; import test_run as t;"
+        "from swerl.preflight.runner import within;"
+        "ctx = t.Context.__new__(t.Context); ctx.__dict__.update(patience=1.0, is_busy=False, _guard=t.threading.Lock(), _locks={}, _values={});"
+        "[result] = t.run_checks([t.HangsForGood()], ctx);"
+        "print(result.status, within(0.3, lambda: ctx.once('held', dict), 'unknown'))"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code, str(Path(__file__).parent)], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "fatal unknown\n", done.stderr
+    assert time.monotonic() - started < 30
+
+
+def test_a_driver_that_never_answers_is_a_finding(site):
+    """nvidia-smi that no signal ends, as in a driver that fell over: here its output is held open by a process that left the session."""
+    site.program("nvidia-smi", f"setsid sleep 60 & echo $! >> {site.root}/held; wait")
+    cuda = {"infrastructure.device": "cuda", "infrastructure.ngpus_per_node": 1}
+    started = time.monotonic()
+    try:
+        report = site.preflight(cuda, skip=["environment", "model", "data", "sandbox", "SWERL-P713"], patience=0.1)
+    finally:
+        for pid in (site.root / "held").read_text().split():
+            os.kill(int(pid), 9)
+    assert time.monotonic() - started < 15
+    hung = {p.id: p for p in report.problems if "hung" in p.message}
+    assert hung["SWERL-P601"].severity == "fatal" and hung["SWERL-P602"].severity == "warning"
+    assert "SAFE TO RUN: no" in report.render()
+
+
+def test_side_by_side_keeps_the_order_and_hands_on_errors():
+    assert side_by_side(lambda name: name.upper(), "abcdefghijkl", most=3) == list("ABCDEFGHIJKL") and side_by_side(str, []) == []
+    with pytest.raises(ZeroDivisionError):
+        side_by_side(lambda name: 1 / 0, ["a"])
 
 
 def test_select():
