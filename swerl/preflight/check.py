@@ -34,8 +34,8 @@ Finding = Problem | Fact
 class Check:
     """``severity`` is the worst the check reports. ``live`` checks ask the machine (processes, ports, subprocesses, many files) and run
     beside each other; the others read the profile and a few small files. ``slow`` ones run only when asked for by name or with
-    ``deep``. ``budget_s`` is the time after which the check counts as hung, and that is a finding: a warning, since nothing was seen that is
-    wrong, or what ``hung`` says, for what no run can do without. ``faults`` are the numbers of the failure catalogue (J1 to J54) that it
+    ``deep``. ``budget_s`` is the time after which the check counts as hung, and that is a finding: a warning, since nothing wrong was
+    seen, or what ``hung`` says, for what no run can do without. ``faults`` are the numbers of the failure catalogue (J1 to J54) that it
     finds; ``asks`` completes "finds out whether …" in the documentation."""
 
     id: ClassVar[str]

@@ -96,7 +96,7 @@ def _use(call: ast.Call, room: str, names: dict[str, ast.expr]) -> Use | None:
         remedy = call.args[2] if len(call.args) > 2 else given.get("remedy")
         return Use(str(call.args[0].value), _text(message, names), _text(remedy, names), room)
     texts = [_text(argument, names) for argument in call.args[1:]]
-    return Use(str(call.args[0].value), " ".join(t for t in texts if t), "", room)
+    return Use(str(call.args[0].value), " ".join(t for t in texts if t), _text(given.get("remedy"), names), room)
 
 
 def _text(node: ast.expr | None, names: dict[str, ast.expr]) -> str:

@@ -9,14 +9,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import TypeVar
 
 from swerl.errors import Problem
 from swerl.preflight.check import Check, Fact, NotApplicable
 from swerl.preflight.context import Context
 from swerl.preflight.report import Result
-
-T = TypeVar("T")
 
 
 class _Running:
@@ -70,7 +67,7 @@ def run_checks(checks: Iterable[Check], ctx: Context) -> list[Result]:
     return [one.wait() for one in running]
 
 
-def within(seconds: float, make: Callable[[], T], otherwise: T) -> T:
+def within[T](seconds: float, make: Callable[[], T], otherwise: T) -> T:
     """What ``make`` gives, or ``otherwise`` where it takes longer: it may wait for something that a hung check holds."""
     found: list[T] = []
     thread = threading.Thread(target=lambda: found.append(make()), daemon=True)
@@ -79,7 +76,7 @@ def within(seconds: float, make: Callable[[], T], otherwise: T) -> T:
     return found[0] if found else otherwise
 
 
-def side_by_side(ask: Callable[[str], T], names: Iterable[str], most: int = 8) -> list[T]:
+def side_by_side[T](ask: Callable[[str], T], names: Iterable[str], most: int = 8) -> list[T]:
     """``ask`` of each, ``most`` at once, in threads that hold up nobody's end (those of ``concurrent.futures`` are waited for at exit). The
     first exception is raised."""
     asked = list(names)

@@ -34,6 +34,7 @@ from swerl.watch.alarm import Action
 
 TRAINER_STOPPED = 3  # the trainer's exit code for "asked to stop, and saved"
 HOUSEKEEPING_S = 5.0
+RESUMES = "mend what its log says first and give the same command again: it resumes"
 ENGINE_TITLE = "VLLM::"  # how vLLM calls its engine and worker processes
 
 
@@ -132,7 +133,9 @@ class Supervisor:
                     service.up = service.was_up = True
                     self._say("process.ready", process=service.spec.name, seconds=time.monotonic() - service.started_at)
                 elif now - service.started_at > service.spec.ready_timeout_s:
-                    raise self._failure("SWERL-R010", service.child, f"was not up within {service.spec.ready_timeout_s:.0f} s")
+                    raise self._failure(
+                        "SWERL-R010", service.child, f"was not up within {service.spec.ready_timeout_s:.0f} s", remedy=RESUMES
+                    )
             if not service.was_up:
                 return  # the next one waits for it
         if self._trainer is None and self._stop is None:
@@ -168,11 +171,13 @@ class Supervisor:
         if self._stop is not None:
             return None
         if not service.was_up:
-            raise self._failure("SWERL-R012", child, f"ended at its start ({describe_status(child.status)})")
+            raise self._failure("SWERL-R012", child, f"ended at its start ({describe_status(child.status)})", remedy=RESUMES)
         now = time.monotonic()
         service.deaths = [at for at in service.deaths if now - at < self._plan.restart_window_s] + [now]
         if len(service.deaths) > self._plan.max_restarts:
-            raise self._failure("SWERL-R014", child, f"died {len(service.deaths)} times in {self._plan.restart_window_s:.0f} s")
+            raise self._failure(
+                "SWERL-R014", child, f"died {len(service.deaths)} times in {self._plan.restart_window_s:.0f} s", remedy=RESUMES
+            )
         service.start_at = now + self._plan.restart_delay_s * len(service.deaths)
         self._say("process.died", process=child.name, how=describe_status(child.status), next="starting it again")
         return None
@@ -186,17 +191,18 @@ class Supervisor:
         if status != 0 and self._feed.progress.broken is not None:  # nothing is lost or wrong in the run itself: it waits for its sandboxes
             return Outcome(State.INTERRUPTED, self._feed.progress.broken, status)
         if status != 0:
-            return Outcome(State.FAILED, self._failure("SWERL-R008", trainer, describe_status(status)).problems[0], status)
+            return Outcome(
+                State.FAILED, self._failure("SWERL-R008", trainer, f"ended: {describe_status(status)}", remedy=RESUMES).problems[0], status
+            )
         if self._plan.trains and not any(row.step >= 1 for row in read_metrics(self._run.metrics)):
-            problem = self._failure("SWERL-R009", trainer, "ended without an error, but trained no step").problems[0]
+            problem = self._failure("SWERL-R009", trainer, "ended without an error, but trained no step", remedy=RESUMES).problems[0]
             return Outcome(State.FAILED, problem, status)
         return Outcome(State.COMPLETED, exit_code=status)
 
-    def _failure(self, id: str, child: Child, what: str) -> SwerlError:
+    def _failure(self, id: str, child: Child, what: str, *, remedy: str) -> SwerlError:
         """A process's end as a problem, with the first error its log shows since it was started."""
         line = first_error(child.spec.log, child.log_offset)
         said = f'; its log says first: "{line.text[:300]}"' if line else "; its log is empty"
-        remedy = "mend that and give the same command again: it resumes"
         return fail(id, f"{child.name} {what}{said}", remedy, where=line.where if line else str(child.spec.log))
 
     # Stopping

@@ -151,7 +151,8 @@ def test_nothing_waits_for_a_probe_that_hangs_for_good():
     code = (
         "import sys, time; sys.path.insert(0, sys.argv[1]); from types import SimpleNamespace; import test_run as t;"
         "from swerl.preflight.runner import within;"
-        "ctx = t.Context.__new__(t.Context); ctx.__dict__.update(patience=1.0, is_busy=False, _guard=t.threading.Lock(), _locks={}, _values={});"
+        "ctx = t.Context.__new__(t.Context); ctx.__dict__.update(patience=1.0, is_busy=False);"
+        "ctx.__dict__.update(_guard=t.threading.Lock(), _locks={}, _values={});"
         "[result] = t.run_checks([t.HangsForGood()], ctx);"
         "print(result.status, within(0.3, lambda: ctx.once('held', dict), 'unknown'))"
     )
