@@ -31,21 +31,21 @@ def export(policy: Policy, config: RunConfig, target: Path, say: Callable[[str],
     if target.exists():
         raise fail("SWERL-T066", f"{target} exists", "name another directory with --out; nothing is replaced", str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
+    part, merging = target.with_name(f".{target.name}.part"), target.with_name(f".{target.name}.merging")
     shutil.rmtree(part, ignore_errors=True)
     try:
         if policy.path is not None:
             shutil.copytree(policy.path, part)
         else:
-            merged(policy, config, part.with_name(f".{target.name}.merging"), say).rename(part)
-            part.with_name(f".{target.name}.merging").rmdir()
+            merged(policy, config, merging, say).rename(part)
         say("comparing logits with the checkpoint's shards")
         found = check(Path(policy.name) / "actor", part, config)
         record = {"checkpoint": policy.name, "version": policy.version, "check": found}
         write_json(part / RECORD, record)
         part.rename(target)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        for left in (part, merging):
+            shutil.rmtree(left, ignore_errors=True)
     return record
 
 

@@ -20,7 +20,9 @@ _SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
 
 
 def whole_tensors(shards: Path) -> dict[str, torch.Tensor]:
-    """The state dict of all ranks: FSDP2's DTensors are joined along the dimension they are sharded by, the rest is the same everywhere."""
+    """The state dict of all ranks: FSDP2's DTensors are joined along the dimension they are sharded by, the rest is the same everywhere.
+
+    The last dimension of their mesh is the one of the shards; a dimension before it repeats them (verl's ``fsdp_size``)."""
     files = sorted(
         ((int(m[2]), path) for path in shards.glob("model_world_size_*.pt") if (m := _SHARD.fullmatch(path.name))), key=lambda f: f[0]
     )
@@ -35,7 +37,7 @@ def whole_tensors(shards: Path) -> dict[str, torch.Tensor]:
         dimensions = [place.dim for place in first.placements if place.is_shard()]
         if len(dimensions) > 1:
             raise SystemExit(f"{name} is sharded along {len(dimensions)} dimensions")
-        parts = [state[name].to_local() for state in states]
+        parts = [state[name].to_local() for state in states[: first.device_mesh.shape[-1]]]
         found[name] = torch.cat(parts, dimensions[0]) if dimensions else parts[0]
     return found
 

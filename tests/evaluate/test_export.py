@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,6 +46,38 @@ def test_export_loads_and_answers_as_the_checkpoint(checkpoint: Path, tmp_path: 
     assert policies.has_weights(target) and [p.name for p in target.parent.iterdir()] == ["policy"]
     with pytest.raises(SwerlError, match="SWERL-T066"):
         export(policies.choose(CONFIG, str(checkpoint)), CONFIG, target, lambda text: None)
+
+
+@pytest.mark.parametrize("mesh", ["shards", pytest.param("copies", marks=pytest.mark.long)])
+def test_a_checkpoint_of_two_ranks(tmp_path: Path, mesh: str) -> None:
+    """Written by two processes with verl's FSDP2 and its checkpoint manager, merged by verl: the export answers as the two did together."""
+    from transformers import AutoModelForCausalLM
+
+    from .two_ranks import tokens
+
+    root = tmp_path / "run" / "checkpoints" / "global_step_1"
+    root.mkdir(parents=True)
+    script = Path(__file__).with_name("two_ranks.py")
+    ranks, logs = [], [tmp_path / f"{rank}.log" for rank in range(2)]
+    for rank, log in enumerate(logs):
+        env = {**os.environ, "RANK": str(rank), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+        with log.open("wb") as out:
+            ranks.append(subprocess.Popen([sys.executable, str(script), str(root), mesh], env=env, stdout=out, stderr=out))
+    try:
+        assert [rank.wait(300) for rank in ranks] == [0, 0], "".join(log.read_text()[-2000:] for log in logs)
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    commit(root, 1, "L1:1")
+
+    record = export(policies.choose(CONFIG, str(root)), CONFIG, tmp_path / "policy", lambda text: None)
+    assert record["check"]["same_choices"] == 1.0 and not list(tmp_path.glob(".*")), "nothing is left of the merging"
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "policy", dtype=torch.float32).eval()
+    with torch.inference_mode():
+        found = exported(tokens()).logits
+    # weights are float32 in the shards, bfloat16 in the export
+    torch.testing.assert_close(found, torch.load(root / "logits.pt"), rtol=0.02, atol=0.01)
 
 
 def test_weights_that_are_not_the_checkpoints_are_refused(checkpoint: Path, tmp_path: Path) -> None:
