@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Iterator
 
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
+from swerl.preflight.containers import client
 from swerl.preflight.context import Context
 from swerl.preflight.indexes import Row
 from swerl.preflight.kubeapi import Cluster, KubeError, read_kubeconfig
@@ -86,18 +87,22 @@ class NetworkIsClosed(Check):
     family = "sandbox"
     title = "network of the sandboxes"
     asks = "the kind of sandbox can keep agents off the network as harbor_runtime.sandbox.network asks"
-    remedy = (
-        "use the bubblewrap sandbox, or close the cluster's network with a NetworkPolicy and set harbor_runtime.sandbox.network: public"
-        " to say that swerl does not"
-    )
+    remedy = "use bubblewrap or Docker, or close the backend's network yourself and set harbor_runtime.sandbox.network: public to say so"
     severity = "warning"
     faults = (51,)
 
     def run(self, ctx: Context) -> Iterator[Finding]:
         network = ctx.cfg.harbor_runtime.sandbox.network
-        if network != "public" and ctx.backend != "bubblewrap":
+        if network != "public" and ctx.backend == "kubernetes":
             yield self.found(
-                f"network {network} is asked for, {ctx.backend} sandboxes are not closed by swerl",
+                f"network {network} is kept by a NetworkPolicy, which holds only where the cluster's network plugin enforces policies",
+                ctx.source("harbor_runtime.sandbox.network"),
+                remedy="try it in a pod of the run, as docs/trials.md shows; Calico and Cilium do, plain Flannel does not",
+            )
+        elif network != "public" and ctx.backend == "other":
+            agent = ctx.cfg.harbor_agent
+            yield self.found(
+                f"network {network} is asked for, and {agent.environment_import_path or agent.environment_type} is not closed by swerl",
                 ctx.source("harbor_runtime.sandbox.network"),
             )
         elif network == "public":
@@ -140,7 +145,10 @@ class ImagesAreThere(Check):
         yield Fact(f"{len(wanted) - len(missing) - len(unknown)} of {len(wanted)} there")
 
     def _look(self, ctx: Context, name: str) -> str:
-        if ctx.backend == "docker" and ctx.ask(["docker", "image", "inspect", "--format", "{{.Id}}", name], timeout_s=4.0).ok:
+        if (
+            ctx.backend == "docker"
+            and ctx.ask(["docker", "image", "inspect", "--format", "{{.Id}}", name], timeout_s=4.0, env=client(ctx)).ok
+        ):
             return "there"
         try:
             return "there" if exists(Image.parse(name)) else "missing"

@@ -54,6 +54,12 @@ class Answer:
     def ok(self) -> bool:
         return self.code == 0
 
+    @property
+    def complaint(self) -> str:
+        """The last line of what it said to stderr."""
+        lines = [line.strip() for line in self.err.splitlines() if line.strip()]
+        return lines[-1][:300] if lines else ""
+
 
 def load_per_processor(proc: Path) -> float:
     """Mean number of runnable processes of the last minute, for each processor this process may use; 0 where the kernel does not say."""

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from swerl.forecast.memory import GIB, size
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.clusters import image_of
+from swerl.preflight.containers import client
 from swerl.preflight.context import Context
 from swerl.preflight.kubeapi import Cluster, KubeError, read_kubeconfig
 from swerl.preflight.registry import Image
@@ -92,8 +93,7 @@ class ClocksAgree(Check):
     def run(self, ctx: Context) -> Iterator[Finding]:
         if ctx.backend == "docker":
             host = ctx.cfg.harbor_agent.docker_host
-            env = {**ctx.env, **({"DOCKER_HOST": host} if host else {})}
-            answer = ctx.ask(["docker", "info", "--format", "{{.SystemTime}}"], timeout_s=6.0, env=env)
+            answer = ctx.ask(["docker", "info", "--format", "{{.SystemTime}}"], timeout_s=6.0, env=client(ctx))
             there = _iso(answer.out.strip()) if answer.ok else None
             where = host or "the Docker daemon"
         elif ctx.backend == "kubernetes":

@@ -7,7 +7,6 @@ import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import orjson
 
@@ -53,7 +52,7 @@ class SandboxStarts(Check):
         answer = ctx.ask([str(python), "-P", str(PROBE)], timeout_s=9.0, stdin=orjson.dumps(asked).decode())
         lines = answer.out.strip().splitlines()
         if not answer.ok or not lines:
-            yield self.found(f"it does not start: {_last_line(answer.err) or f'the probe ended with {answer.code}'}", where)
+            yield self.found(f"it does not start: {answer.complaint or f'the probe ended with {answer.code}'}", where)
             return
         said = orjson.loads(lines[-1])
         if said["error"]:
@@ -70,50 +69,6 @@ class SandboxStarts(Check):
         if sandbox.network != "public" and said["network"]:
             yield self.found(f"it can reach {said['network']}, though harbor_runtime.sandbox.network is {sandbox.network}", where)
         yield Fact(f"started in {said['start_s']:.2f} s, network {sandbox.network}")
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else ""
-
-
-class DockerAnswers(Check):
-    id = "SWERL-P503"
-    family = "sandbox"
-    title = "Docker"
-    asks = "the Docker daemon answers, has the compose plugin that Harbor uses, and is not open to the network without TLS"
-    remedy = "start the daemon, install the package docker-compose-plugin, or set harbor_agent.docker_host"
-    live = True
-    budget_s = 9.0
-    faults = (9,)
-
-    def run(self, ctx: Context) -> Iterator[Finding]:
-        if ctx.backend != "docker":
-            raise NotApplicable(f"the sandbox is {ctx.backend}")
-        where = ctx.source("harbor_agent.environment_import_path")
-        host = ctx.cfg.harbor_agent.docker_host or ctx.env.get("DOCKER_HOST", "")
-        parts = urlsplit(host)
-        if parts.scheme == "tcp" and parts.port == 2375 and not ctx.env.get("DOCKER_TLS_VERIFY"):
-            yield self.found(
-                f"{host} is the daemon's unprotected port: whoever reaches it is root there",
-                ctx.source("harbor_agent.docker_host"),
-                severity="warning",
-                remedy="serve the daemon on 2376 with TLS and set DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH",
-            )
-        if ctx.program("docker") is None:
-            yield self.found("the docker command is not installed", where)
-            return
-        env = {**ctx.env, **({"DOCKER_HOST": host} if host else {})}
-        daemon = ctx.ask(["docker", "info", "--format", "{{.ServerVersion}}"], timeout_s=6.0, env=env)
-        if not daemon.ok:
-            yield self.found(f"the daemon does not answer: {_last_line(daemon.err)}", host or where)
-        compose = ctx.ask(["docker", "compose", "version", "--short"], timeout_s=6.0, env=env)
-        if not compose.ok:
-            yield self.found(
-                "the compose plugin is missing (`docker compose version` fails)", where, remedy="install docker-compose-plugin"
-            )
-        if daemon.ok and compose.ok:
-            yield Fact(f"daemon {daemon.out.strip()}, compose {compose.out.strip()}")
 
 
 class AgentCanRun(Check):
@@ -270,6 +225,8 @@ class GatewayIsReachable(Check):
         address = infra.node0_ip
         if ctx.backend in {"bubblewrap", "other"}:
             raise NotApplicable(f"the sandbox is {ctx.backend}: it reaches the gateway through its own socket")
+        if ctx.backend == "docker" and ctx.cfg.harbor_runtime.sandbox.network == "gateway":
+            raise NotApplicable("the runner opens the gateway's port in each container (SWERL-P517)")
         if not runs_inside(ctx):
             raise NotApplicable("the agent is a process of this host")
         where = ctx.source("infrastructure.node0_ip")
@@ -293,6 +250,25 @@ def _is_here(address: str) -> bool:
         except OSError:
             return False
     return True
+
+
+class GradedElsewhere(Check):
+    id = "SWERL-P518"
+    family = "sandbox"
+    title = "where work is graded"
+    asks = "the work of an agent is graded in a fresh sandbox, where the agent never was"
+    remedy = "use bubblewrap, Docker or Kubernetes, or believe the rewards only as far as you trust the policy"
+    severity = "warning"
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        if ctx.backend == "other":
+            agent = ctx.cfg.harbor_agent
+            yield self.found(
+                f"{agent.environment_import_path or agent.environment_type} grades in the agent's own sandbox, after its processes have"
+                " been ended: what it planted there can speak to the grader",
+                ctx.source("harbor_agent.environment_import_path"),
+            )
+        yield Fact("in a fresh sandbox")
 
 
 class ValidationEnds(Check):
@@ -321,11 +297,11 @@ class ValidationEnds(Check):
 
 CHECKS = (
     SandboxStarts(),
-    DockerAnswers(),
     AgentCanRun(),
     ClocksAreOrdered(),
     RetriesRemain(),
     PodNamesFit(),
     GatewayIsReachable(),
+    GradedElsewhere(),
     ValidationEnds(),
 )

@@ -248,8 +248,48 @@ def loopback_for_containers(site) -> Report:
         **DOCKER,
         "harbor_agent.agent_name": "claude-code",
         "harbor_agent.agent_import_path": "harbor.agents.installed.claude_code:ClaudeCode",
+        "harbor_runtime.sandbox.network": "public",
     }
+    assert not site.preflight({**sets, "harbor_runtime.sandbox.network": "gateway"}, only=["SWERL-P509"]).problems
     return site.preflight(sets, only=["SWERL-P509"])
+
+
+def docker_elsewhere(site) -> Report:
+    site.program("docker", "exit 1")
+    return site.preflight({**DOCKER, "harbor_agent.docker_host": "tcp://10.0.0.9:2376"}, only=["SWERL-P517"])
+
+
+def docker_elsewhere_by_its_context(site) -> Report:
+    site.program("docker", 'case "$1" in context) echo ssh://me@build;; *) exit 1;; esac')
+    return site.preflight(DOCKER, only=["SWERL-P517"])
+
+
+def docker_rootless(site) -> Report:
+    site.program("docker", """case "$1" in context) echo unix:///none;; *) echo '["name=rootless"] Debian';; esac""")
+    return site.preflight(DOCKER, only=["SWERL-P517"])
+
+
+def docker_in_a_machine(site) -> Report:
+    site.program("docker", """case "$1" in context) echo unix:///none;; *) echo '[] Docker Desktop';; esac""")
+    return site.preflight(DOCKER, only=["SWERL-P517"])
+
+
+def docker_for_nobody(site) -> Report:
+    return _docker_as(site, "0000000000000000", "0 0 4294967295")
+
+
+def docker_for_a_namespaces_root(site) -> Report:
+    return _docker_as(site, "000001ffffffffff", "0 1000 1")
+
+
+def _docker_as(site, held: str, uid_map: str) -> Report:
+    site.program("docker", """case "$1" in context) echo unix:///none;; *) echo '["name=seccomp"] Debian';; esac""")
+    own = site.root / "proc" / "self"
+    own.mkdir(parents=True)
+    (own / "status").write_text(f"Name:\tx\nCapEff:\t{held}\n")
+    (own / "uid_map").write_text(f"{uid_map}\n")
+    site.places["proc"] = site.root / "proc"
+    return site.preflight(DOCKER, only=["SWERL-P517"])
 
 
 def no_gpu(site) -> Report:
@@ -363,6 +403,12 @@ TRIGGERS: dict[Callable, str] = {
     cluster_without_kubeconfig: "SWERL-P504",
     cluster_away: "SWERL-P504",
     loopback_for_containers: "SWERL-P509",
+    docker_elsewhere: "SWERL-P517",
+    docker_elsewhere_by_its_context: "SWERL-P517",
+    docker_rootless: "SWERL-P517",
+    docker_in_a_machine: "SWERL-P517",
+    docker_for_nobody: "SWERL-P517",
+    docker_for_a_namespaces_root: "SWERL-P517",
     no_gpu: "SWERL-P601",
     too_few_gpus: "SWERL-P601",
     driver_broken: "SWERL-P601",
@@ -410,6 +456,38 @@ def test_warnings_and_notes(site):
     assert warned(site.preflight({"algorithm.learning_rate": 0}, only=["SWERL-P301"]), "SWERL-P301")
     half = {"training.log_prob_micro_batch_size_per_gpu": 64}
     assert warned(site.preflight(half, only=["SWERL-P202"]), "SWERL-P202")
+
+
+def test_where_containers_can_be_kept_to_the_gateway(site):
+    """This process's rights are what they are; the engine, the socket's owner and the network are planted."""
+    healthy = _docker_as(site, "000001ffffffffff", "0 0 4294967295")
+    assert not healthy.problems and healthy.ok
+    for network in ("none", "public"):
+        site.program("docker", "exit 1")
+        assert not site.preflight({**DOCKER, "harbor_runtime.sandbox.network": network}, only=["SWERL-P517"]).problems
+
+
+def test_an_engine_beside_another_proc(tmp_path: Path):
+    code = "import sys; from swerl.preflight.containers import _of_its_place as f; print(f(sys.argv[1]))"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "sock"))
+        listener.listen()
+        asked = [sys.executable, "-c", code, str(tmp_path / "sock")]
+        said = [
+            subprocess.run([*before, *asked], capture_output=True, text=True, check=True).stdout.strip()
+            for before in ([], ["unshare", "--user", "--map-root-user", "--pid", "--fork"])
+        ]
+    assert said[0] == "" and said[1].startswith("the engine runs beside another /proc")
+
+
+def test_what_other_backends_do_not_do(site):
+    other = {"harbor_agent.environment_import_path": "harbor.environments.daytona:DaytonaEnvironment"}
+    report = site.preflight(other, only=["SWERL-P511", "SWERL-P518"])
+    assert report.ok and {p.id for p in report.problems} == {"SWERL-P511", "SWERL-P518"}
+    assert all("daytona:DaytonaEnvironment" in p.message for p in report.problems)
+    for sets in ({}, DOCKER):
+        assert not site.preflight(sets, only=["SWERL-P511", "SWERL-P518"]).problems
+    assert warned(site.preflight(KUBERNETES, only=["SWERL-P511", "SWERL-P518"]), "SWERL-P511")
 
 
 def test_limits_of_the_shell(site, site_module, tmp_path: Path):

@@ -3,7 +3,7 @@
 `programs` finds dockerd, docker and compose v2: on this machine, else out of Debian's packages (downloaded with apt, unpacked into a cache
 directory, not installed; compose comes from the release after bookworm). `Engine` is one running dockerd with its own data root, socket and
 control group. Its base image is made of programs of this machine: there is no registry in reach. With ``tls`` it also listens on 2376,
-which `Engine.forward` shows on this host's loopback.
+with ``plain`` on 2375 for everybody; `Engine.forward` shows the port on this host's loopback.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ def programs() -> tuple[Path, Path]:
                 _unpack(_download(Path(folder), ENGINE, []), Path(folder) / "x")
                 found = [p for place in ("usr/bin", "usr/sbin") for p in (Path(folder) / "x" / place).iterdir() if not p.is_symlink()]
                 _move(found, bin_dir)
+        if not (bin_dir / "docker-init").exists():
+            (bin_dir / "docker-init").symlink_to("tini-static")  # as the package has it
         if not plugin.exists():
             with tempfile.TemporaryDirectory() as folder:
                 _unpack(_download(Path(folder), (COMPOSE,), _later_release(Path(folder))), Path(folder) / "x")
@@ -130,9 +132,9 @@ def base_image(path: Path) -> Path:
 class Engine:
     """One dockerd. ``environment`` is what a client needs to reach it; `stop` (or the end of the ``with``) leaves nothing."""
 
-    def __init__(self, place: Path, tls: Path | None = None):
+    def __init__(self, place: Path, tls: Path | None = None, plain: bool = False):
         bin_dir, config = programs()
-        self.place, self.tls = place, tls
+        self.place, self.tls, self.plain = place, tls, plain
         self.environment = {
             "PATH": f"{bin_dir}:{os.environ['PATH']}", "DOCKER_HOST": f"unix://{place}/sock", "DOCKER_CONFIG": str(config),
         }  # fmt: skip
@@ -147,6 +149,7 @@ class Engine:
         if self.tls is not None:
             keys = ("--tlscacert", "ca.pem"), ("--tlscert", "server.pem"), ("--tlskey", "server-key.pem")
             options += ["--tlsverify", "--host", "tcp://127.0.0.1:2376", *(part for o, name in keys for part in (o, f"{self.tls}/{name}"))]
+        options += ["--host", "tcp://127.0.0.1:2375", "--tls=false"] if self.plain else []
         script = 'mount --make-rprivate / && ip link set lo up && exec dockerd "$@"'
         command = ["unshare", "--net", "--mount", "sh", "-c", script, "dockerd", *options]
         environment = {**os.environ, **self.environment}

@@ -239,6 +239,42 @@ def test_an_engine_behind_tls(tmp_path, on, monkeypatch):
     engine._required.cache_clear()
 
 
+def test_an_engine_that_is_open_to_everybody_is_warned_of(tmp_path, on, monkeypatch):
+    """At 2375 without TLS: it works, and preflight says what it is. The engine's own socket is what may be kept to the gateway."""
+    from swerl.config import load
+    from swerl.config.schema import PROJECT_ROOT
+    from swerl.preflight import containers
+    from swerl.preflight.check import Fact
+    from swerl.preflight.context import Context
+
+    def asked(check, host):
+        docker = {"harbor_agent.environment_type": "docker", "harbor_agent.environment_import_path": ""}
+        docker |= {"harbor_agent.docker_host": host} if host else {}
+        config = load(PROJECT_ROOT / "config.yaml", "demo-cpu", docker)
+        return list(check.run(Context(config, env={**os.environ})))
+
+    with Engine(tmp_path / "open", plain=True) as bare, bare.forward(2375) as port:
+        address = f"tcp://127.0.0.1:{port}"
+        warned, fact = asked(containers.DockerAnswers(), address)
+        assert warned.severity == "warning" and "unprotected" in warned.message and address in warned.message
+        assert isinstance(fact, Fact) and fact.text.startswith("daemon ") and "compose " in fact.text
+        (refused,) = asked(containers.GatewayIntoContainers(), address)
+        assert (refused.id, refused.severity) == ("SWERL-P517", "fatal") and address in refused.message
+        bare.load_base()
+        monkeypatch.setenv("DOCKER_HOST", address)
+
+        async def main():
+            async with running(tmp_path, script(FIX)) as ran:
+                return await ran.run(make_task(tmp_path, test_sh=TEST_SH))
+
+        assert asyncio.run(main()).reward == 1.0
+        assert bare.left() == []
+    monkeypatch.setenv("DOCKER_HOST", on.environment["DOCKER_HOST"])
+    engine._required.cache_clear()
+    assert [type(found) for found in asked(containers.DockerAnswers(), "")] == [Fact]
+    assert [type(found) for found in asked(containers.GatewayIntoContainers(), on.environment["DOCKER_HOST"])] == [Fact]
+
+
 def test_what_is_missing_is_named(tmp_path, on, monkeypatch):
     async def main(image=IMAGE):
         task = make_task(tmp_path / "t", test_sh=TEST_SH)
