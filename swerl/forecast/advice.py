@@ -1,11 +1,12 @@
-"""Which single settings would shorten a step most: each is tried on the forecast itself, and kept only if the memory still fits."""
+"""Which single settings would make the trainer fit, and which would shorten a step most: each is tried on the forecast itself, and those
+that shorten it are kept only if the memory still fits."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from swerl.forecast.memory import Forecast, Plan, forecast
+from swerl.forecast.memory import Forecast, Plan, forecast, size
 from swerl.forecast.rates import Rates, Trial
 from swerl.forecast.timing import step_time
 
@@ -22,6 +23,59 @@ class Advice:
     step_s: float
     saved: float
     costs: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """``key`` from ``now`` to ``then`` brings the trainer's peak down to ``peak_bytes``, which a GPU has."""
+
+    key: str
+    now: str
+    then: str
+    peak_bytes: int
+
+
+def fitting(foreseen: Forecast) -> list[Fit]:
+    """Settings by which a trainer that exceeds its GPU would fit, those that change least first; empty where it fits already, and where
+    nothing single helps."""
+    memory = foreseen.plan.gpu_memory_bytes
+    if foreseen.plan.cpu or memory is None or foreseen.trainer.peak_bytes <= memory:
+        return []
+    found: dict[str, Fit] = {}
+    for key, now, then, plan in _smaller(foreseen):
+        peak = forecast(foreseen.shape, plan).trainer.peak_bytes
+        if peak <= memory:
+            found.setdefault(key, Fit(key, now, then, peak))
+    return list(found.values())
+
+
+def _smaller(foreseen: Forecast) -> Iterator[tuple[str, str, str, Plan]]:
+    plan, shape = foreseen.plan, foreseen.shape
+    longest, whole = plan.prompt_tokens + plan.response_tokens, plan.tokens_per_gpu * plan.sequence_parallel
+    if not plan.gradient_checkpointing:
+        yield "training.gradient_checkpointing", "false", "true", replace(plan, gradient_checkpointing=True)
+    if not plan.dynamic_batches:
+        for by in (2, 4, 8, 16):
+            if (micro := whole // longest // by) >= 1:
+                fewer = replace(plan, tokens_per_gpu=-(-longest * micro // plan.sequence_parallel))
+                yield "training.micro_batch_size_per_gpu", str(whole // longest), str(micro), fewer
+    elif whole > longest:
+        least = -(-longest // plan.sequence_parallel)
+        yield "training.max_token_len_per_gpu", str(plan.tokens_per_gpu), str(least), replace(plan, tokens_per_gpu=least)
+    splits = plan.flash_attention and plan.remove_padding and not shape.is_hybrid
+    for by in (2, 4, 8):
+        parallel = plan.sequence_parallel * by
+        heads = shape.heads % parallel == 0 and (shape.kv_heads % parallel == 0 or parallel % shape.kv_heads == 0)
+        if splits and heads and plan.gpus // plan.nodes % parallel == 0:
+            smaller = replace(plan, sequence_parallel=parallel, tokens_per_gpu=-(-whole // parallel))
+            yield "training.sp_size", str(plan.sequence_parallel), str(parallel), smaller
+    for by in (2, 4, 8):
+        more = replace(plan, nodes=by * plan.nodes, gpus=by * plan.gpus)
+        yield "infrastructure.nnodes", str(plan.nodes), str(more.nodes), more
+    for by in (2, 4):
+        response = plan.response_tokens // by
+        shorter = replace(plan, response_tokens=response, tokens_per_gpu=plan.tokens_per_gpu * (plan.prompt_tokens + response) // longest)
+        yield "training.max_response_length", str(plan.response_tokens), str(response), shorter
 
 
 def advise(foreseen: Forecast, rates: Rates, trial: Trial, count: int = 3) -> list[Advice]:
@@ -54,10 +108,12 @@ def _settings(plan: Plan, trials: int) -> Iterator[tuple[str, str, str, Plan, st
 
 
 def _of_gpus(plan: Plan, trials: int) -> Iterator[tuple[str, str, str, Plan, str]]:
-    for workers in (2 * plan.live_trials, 4 * plan.live_trials, min(trials, 16 * plan.live_trials)):
-        if plan.live_trials < workers <= trials:
+    for by in (2, 4, 8, 16):
+        if (workers := by * plan.live_trials) <= trials:
             more = replace(plan, live_trials=workers)
-            yield "harbor_runtime.num_workers", str(plan.live_trials), str(workers), more, "memory and processors for that many sandboxes"
+            memory = f"{size(workers * plan.sandbox_bytes)} of host memory" if plan.sandbox_bytes else "memory"
+            costs = f"{memory} and the processors for that many sandboxes"
+            yield "harbor_runtime.num_workers", str(plan.live_trials), str(workers), more, costs
     if not plan.asynchronous:
         yield "training.mode", "sync", "colocate_async", replace(plan, asynchronous=True), "trials that span two versions of the policy"
     nodes = replace(plan, nodes=2 * plan.nodes, gpus=2 * plan.gpus)

@@ -22,6 +22,7 @@ class _Group(click.Group):
 @click.option("--model-config", type=click.Path(path_type=Path, dir_okay=False), help="A config.json to use instead of the policy's.")
 @click.option("--gpu-memory-gb", type=click.FloatRange(min=1), metavar="GIB", help="Memory of a GPU; default 80.")
 @click.option("--steps", type=click.IntRange(min=1), help="Steps of the run, where the index is not here to count them.")
+@click.option("--val-tasks", type=click.IntRange(min=0), help="Tasks of a validation, where its index is not here to count them.")
 @click.option("--price", type=click.FloatRange(min=0), help="Price of a GPU hour, for the cost of the run.")
 @click.option("--from", "measured", metavar="RUN", help="Take the size of trials from this run's metrics (a smoke run will do).")
 @json_option
@@ -32,6 +33,7 @@ def forecast(
     model_config: Path | None,
     gpu_memory_gb: float | None,
     steps: int | None,
+    val_tasks: int | None,
     price: float | None,
     measured: str | None,
     as_json: bool,
@@ -51,7 +53,7 @@ def forecast(
     if found.config is None:  # a placeholder does not stand in a forecast's way, anything else does
         raise SwerlError(*[p for p in found.problems if p.severity == "fatal"])
     memory = int(gpu_memory_gb * GIB) if gpu_memory_gb else None
-    result = predict(found.config, model_config=model_config, gpu_memory_bytes=memory, steps=steps)
+    result = predict(found.config, model_config=model_config, gpu_memory_bytes=memory, steps=steps, val_tasks=val_tasks)
     trial = trial_of_run(RunDir.of(found.config.experiment.runs_dir, measured), result.plan) if measured else None
     whole = outlook(result, trial=trial, price=price)
     if as_json:

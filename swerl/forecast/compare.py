@@ -6,7 +6,7 @@ place, a checkpoint's copy is used.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -48,16 +48,20 @@ def compared(run: RunDir) -> list[Row]:
     foreseen = predict(config, model_config=_shape_of(run, config.model.model_path))
     expected = outlook(foreseen).expected
     measured = outlook(foreseen, trial=trial_of_run(run, foreseen.plan)).expected
+    validation_s = _validation_s(events) / len(rows)
+    step_s = (_mean(rows, "timing_s/step") or 0.0) + validation_s  # verl's time of a step ends before its validation
     found: list[Row | None] = [
         _row("trainer memory", "bytes", foreseen.trainer_process_bytes, _most(rows, "actor/perf/max_memory_reserved_gb", GIB)),
         _row("engine memory", "bytes", foreseen.engine_process_bytes, _engine_bytes(events, foreseen.plan)),
         _row("checkpoint", "bytes", foreseen.disk.save_bytes, _saved(run)),
         _row("memory of all processes", "bytes", foreseen.host.total_bytes, _most_event(events, "run.memory", "peak_mb", 2**20)),
         _row("trials a step", "trials", foreseen.trials_per_step, _mean(rows, "swerl/trials/count")),
-        _row("a step", "seconds", expected.step.step_s, _mean(rows, "timing_s/step")),
-        _row("a step, trials as measured", "seconds", measured.step.step_s, _mean(rows, "timing_s/step")),
+        _row("a step", "seconds", expected.step.step_s, step_s),
+        _row("a step, trials as measured", "seconds", measured.step.step_s, step_s),
         *(_row(f"  {name}", "seconds", measured.step.phases[name], _mean(rows, f"timing_s/{name}")) for name in PHASES),
-        _row("trials an hour", "per hour", expected.trials_per_hour, _trials_per_hour(rows)),
+        _row("  validation", "seconds", measured.step.phases["validation"], validation_s),
+        _row("trials an hour", "per hour", expected.trials_per_hour, _trials_per_hour(rows, step_s)),
+        _row("the whole run", "seconds", expected.wall_s, _whole_s(events)),
     ]
     return [row for row in found if row is not None]
 
@@ -73,6 +77,8 @@ def trial_of_run(run: RunDir, plan: Plan) -> Trial:
 
 
 def training_rows(run: RunDir) -> list[Mapping[str, Any]]:
+    if not run.manifest.exists():
+        raise fail("SWERL-R016", f"there is no run {run.id}", "swerl status lists the runs", where=str(run.root))
     rows = [row.data for row in read_metrics(run.metrics) if row.step >= 1]
     if not rows:
         raise fail("SWERL-R031", "the run has trained no step, so nothing was measured", "name a run that has", str(run.metrics))
@@ -134,6 +140,27 @@ def _saved(run: RunDir) -> float | None:
     return sum(path.stat().st_size for path in folders[-1].rglob("*") if path.is_file()) if folders else None
 
 
-def _trials_per_hour(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    seconds, count = _mean(rows, "timing_s/step"), _mean(rows, "swerl/trials/count")
-    return 3600 * count / seconds if seconds and count else None
+def _trials_per_hour(rows: Sequence[Mapping[str, Any]], step_s: float) -> float | None:
+    count = _mean(rows, "swerl/trials/count")
+    return 3600 * count / step_s if step_s and count else None
+
+
+def _validation_s(events: Iterable[Mapping[str, Any]]) -> float:
+    """Seconds of all validations that came to an end."""
+    return sum(_spans(events, "validation.begin", ("validation.end",)))
+
+
+def _whole_s(events: Sequence[Mapping[str, Any]]) -> float | None:
+    """Seconds of a run that went through without a break; None for another."""
+    lives = list(_spans(events, "run.running", ("run.completed", "run.failed", "run.interrupted")))
+    return lives[0] if len(lives) == 1 and any(event["kind"] == "run.completed" for event in events) else None
+
+
+def _spans(events: Iterable[Mapping[str, Any]], begin: str, end: Sequence[str]) -> Iterator[float]:
+    began = None
+    for event in sorted(events, key=lambda event: event["time"]):
+        if event["kind"] == begin:
+            began = event["time"]
+        elif event["kind"] in end and began is not None:
+            yield event["time"] - began
+            began = None

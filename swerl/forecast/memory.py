@@ -63,6 +63,7 @@ class Plan:
     actor_offload: bool = False
     reference_policy: bool = False
     remove_padding: bool = True
+    dynamic_batches: bool = True
     max_turns: int = 50
     trial_limit_s: float | None = None
     tail_kill_target: float = 1.0

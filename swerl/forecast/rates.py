@@ -4,8 +4,8 @@ Assumed rates and where they come from:
 
 - decoding at 60 % of the memory's bandwidth: Qwen3-0.6B on one H100, 256 sequences of 1,024 + 256 tokens, made 14.8k tokens/s
   (``tests/forecast/test_timing.py``);
-- training a dense policy at 35 %, a mixture in FSDP at 5 % of the peak: published runs of 0.6B to 30B on one to eight H100 lie at 11 to 35
-  and at 3 % ;
+- training a dense policy at 35 %, a mixture's experts in FSDP at 5 % of the peak: published runs of 0.6B to 30B on one to eight H100 lie at
+  11 to 35 and at 3 %;
 - the CPU's numbers are those of the demonstration on 2 cores (``docs/results/demo.json``).
 
 A trial's size depends on tasks and policy more than on anything else: it is the widest part of the forecast's range, and what a smoke run
@@ -37,6 +37,7 @@ class Rates:
     host_link_bytes_s: float
     weight_copy_bytes_s: float
     disk_bytes_s: float
+    weights_fixed_s: float
     boot_s: float
     update_fixed_s: float
 
@@ -52,6 +53,7 @@ H100 = Rates(
     host_link_bytes_s=25e9,
     weight_copy_bytes_s=10e9,
     disk_bytes_s=1e9,
+    weights_fixed_s=0.2,
     boot_s=300.0,
     update_fixed_s=5.0,
 )
@@ -66,6 +68,7 @@ CPU = Rates(
     host_link_bytes_s=5e9,
     weight_copy_bytes_s=1e9,
     disk_bytes_s=0.3e9,
+    weights_fixed_s=0.05,
     boot_s=150.0,
     update_fixed_s=0.3,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from swerl.forecast.advice import fitting
 from swerl.forecast.memory import Forecast, count, size
 from swerl.forecast.outlook import Outlook
 from swerl.runs.display import duration
@@ -45,7 +46,8 @@ def _beyond(result: Forecast) -> str:
     memory = result.plan.gpu_memory_bytes
     if result.plan.cpu or memory is None or result.trainer.peak_bytes <= memory:
         return ""
-    return f"; more than a GPU's {size(memory)}: raise training.sp_size, lower training.max_token_len_per_gpu, or use more GPUs"
+    found = [f"{one.key}: {one.now} -> {one.then} (~{size(one.peak_bytes)})" for one in fitting(result)]
+    return f"; more than a GPU's {size(memory)}; it would fit with {', or '.join(found) or 'a smaller policy, or more GPUs'}"
 
 
 def _kv_text(result: Forecast) -> str:
@@ -85,6 +87,9 @@ def time_lines(outlook: Outlook) -> list[str]:
         lines.append(run)
         if outlook.price is not None:
             lines.append(f"                  at {outlook.price:g} a GPU hour")
+    plan = outlook.foreseen.plan
+    if plan.test_every > 0 and plan.val_tasks is None:
+        lines.append("not counted       validations: their index is not here; give --val-tasks")
     lines.append(f"bottleneck        {mid.step.bottleneck} ({shares[0][1] / mid.step.step_s:.0%} of a step), held up by {mid.step.limit}")
     for number, one in enumerate(outlook.advice):
         head = "" if number else "would help most"

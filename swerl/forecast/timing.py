@@ -2,16 +2,18 @@
 
 Generation. A trial's time is its sandbox's start, its turns (prefill of what is new, decoding, tools) and its verifier. Decoding a token
 takes as long as reading the weights that the batch touches and every sequence's cache, or as computing them, whichever is longer; the batch
-is as many trials as are in the engine at once, found by iteration. ``live_trials`` slots serve the step's trials; the step ends with the
-slowest, whose duration is the expected maximum of a log-normal (Blom's quantile of the number that run last).
+is as many trials as are in the engine at once: a closed queue, whose trials are either outside or in the engine, and wait where it is full.
+``live_trials`` slots serve the step's trials; the step ends with the slowest, whose duration is the expected maximum of a log-normal
+(Blom's quantile of the number that run last). ``colocate_async`` waits for no slowest trial, since slots go on with the next batch; its
+engine sleeps during an update all the same, so nothing else of a trial goes on then.
 
-Training. A forward pass costs two operations per active parameter and token and the attention's share; a backward twice that, and
-checkpointing one more forward pass.
+Training. A forward pass costs two operations per active parameter and token and the attention's share, which flash attention computes at a
+dense policy's rate in a mixture too; a backward twice that, and checkpointing one more forward pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import exp
 from statistics import NormalDist
@@ -22,7 +24,7 @@ from swerl.forecast.memory import Forecast, Plan
 from swerl.forecast.rates import Rates, Trial
 from swerl.forecast.shape import ModelShape, dtype_bytes
 
-ROUNDS = 30
+HALVINGS = 50
 BATCH_TAIL = 0.5614  # exp(-Euler's constant): the quantile whose value is the expected maximum
 
 
@@ -64,13 +66,13 @@ def step_time(foreseen: Forecast, rates: Rates, trial: Trial) -> StepTime:
     plan, shape = foreseen.plan, foreseen.shape
     gen_s, one_s, slowest_s, busy, limit = _generation(foreseen, rates, trial, foreseen.trials_per_step)
     tokens = _trained_tokens(plan, trial) * foreseen.trials_per_step
-    forward_s = tokens * _forward_flops(shape, trial) / (rates.flops * _train_share(shape, rates) * plan.gpus)
+    forward_s = tokens * _forward_s(shape, plan, rates, trial) / plan.gpus
     offload_s = foreseen.trainer.offloaded_host_bytes / rates.host_link_bytes_s if plan.actor_offload else 0.0
     phases = {
         "gen": gen_s,
         "old_log_prob": forward_s * (2 if plan.reference_policy else 1),
         "update_actor": forward_s * (4 if plan.gradient_checkpointing else 3) + 2 * offload_s + rates.update_fixed_s,
-        "update_weights": foreseen.engine.weight_bytes * plan.gen_tp / rates.weight_copy_bytes_s + 0.5,
+        "update_weights": foreseen.engine.weight_bytes * plan.gen_tp / rates.weight_copy_bytes_s + rates.weights_fixed_s,
         "save_checkpoint": foreseen.disk.save_bytes / rates.disk_bytes_s / plan.save_every,
         "validation": 0.0,
     }
@@ -78,9 +80,6 @@ def step_time(foreseen: Forecast, rates: Rates, trial: Trial) -> StepTime:
         validation = _generation(foreseen, rates, trial, plan.val_tasks * plan.val_samples)[0]
         times = 1 / plan.test_every + (1 / plan.steps if plan.val_before and plan.steps else 0)
         phases["validation"] = validation * times
-    if plan.asynchronous:  # trials go on during the update: of the two only the longer is waited for
-        training = phases["old_log_prob"] + phases["update_actor"]
-        phases["gen"] = max(0.0, phases["gen"] - training) if phases["gen"] > training else 0.0
     return StepTime(MappingProxyType(phases), sum(phases.values()), one_s, slowest_s, busy, limit)
 
 
@@ -92,24 +91,42 @@ def _generation(foreseen: Forecast, rates: Rates, trial: Trial, trials: int) -> 
     room = float(plan.max_num_seqs)
     if engine.kv_tokens is not None:
         room = min(room, max(1.0, engine.kv_tokens / (trial.prompt_tokens + trial.response_tokens)))
-    outside = trial.setup_s + trial.verifier_s + (0 if trial.source == "measured" else trial.turns * trial.outside_s)
-    busy, one, waits = min(room, slots / engine.replicas), 1.0, 1.0
-    for _ in range(ROUNDS):
-        per_token = decode_s(foreseen, rates, context, busy)
-        new_tokens = trial.prompt_tokens + trial.response_tokens - trial.sampled_tokens
-        prefill = new_tokens * 2 * foreseen.shape.active_parameters / (rates.flops * rates.prefill_share * plan.gen_tp) * max(1.0, busy / 4)
-        inside = trial.turns * trial.outside_s if trial.source == "measured" else trial.sampled_tokens * per_token + prefill
-        wanted = slots / engine.replicas * inside * waits / (outside + inside * waits)
-        waits = max(1.0, waits * wanted / room) if wanted > room else max(1.0, waits * 0.9)
-        one = outside + inside * waits
-        busy = 0.5 * busy + 0.5 * min(room, wanted)
-    last = min(slots, trials)
-    slowest = min(_at(one, trial.spread, _quantile(last)), plan.trial_limit_s or float("inf"))
+    beside = trial.setup_s + trial.verifier_s
+    agent = trial.turns * trial.outside_s
+    new_tokens = trial.prompt_tokens + trial.response_tokens - trial.sampled_tokens
+    prefill = new_tokens * 2 * foreseen.shape.active_parameters / (rates.flops * rates.prefill_share * plan.gen_tp)
+
+    def inside(busy: float) -> float:
+        alone = trial.sampled_tokens * decode_s(foreseen, rates, context, busy) + prefill * max(1.0, busy / 4)
+        return min(agent, alone) if trial.source == "measured" else alone
+
+    def alone(busy: float) -> float:
+        """A trial's time where it waits for nobody; a measured agent's time has the engine's share in it."""
+        return beside + agent + (0.0 if trial.source == "measured" else inside(busy))
+
+    busy, one = _served(slots / engine.replicas, room, inside, alone)
+    longest = plan.trial_limit_s or float("inf")
+    one, unhindered, waits = min(one, longest), alone(busy), one > 1.05 * alone(busy)  # the last trials of a step wait for nobody
+    slowest = min(_at(unhindered, trial.spread, _quantile(min(slots, trials))), longest)
     if plan.tail_kill_target < 1:
-        slowest = min(slowest, _at(one, trial.spread, NormalDist().inv_cdf(plan.tail_kill_target)) + plan.tail_grace_s)
+        slowest = min(slowest, _at(unhindered, trial.spread, NormalDist().inv_cdf(plan.tail_kill_target)) + plan.tail_grace_s)
+    if plan.asynchronous:
+        slowest = one
     total = max(0, trials - slots) / slots * one + max(one, slowest)
     limit = _limit(waits, room, plan, slots, trials, slowest, one)
     return total, one, slowest, busy, limit
+
+
+def _served(slots: float, room: float, inside: Callable[[float], float], alone: Callable[[float], float]) -> tuple[float, float]:
+    """Trials of a replica's ``slots`` that are in its engine at once, and seconds of a trial. By Little's law the former are the slots
+    times the engine's share of a trial's time; where that is more than ``room``, the engine is full and lets trials go at its own pace."""
+    low, high = 0.0, min(slots, room)
+    if high * alone(high) < slots * inside(high):
+        return room, slots * inside(room) / room
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if middle * alone(middle) < slots * inside(middle) else (low, middle)
+    return high, alone(high)
 
 
 def decode_s(foreseen: Forecast, rates: Rates, context: float, batch: float) -> float:
@@ -129,13 +146,13 @@ def _trained_tokens(plan: Plan, trial: Trial) -> float:
     return trial.prompt_tokens + trial.response_tokens if plan.remove_padding else plan.prompt_tokens + plan.response_tokens
 
 
-def _forward_flops(shape: ModelShape, trial: Trial) -> float:
+def _forward_s(shape: ModelShape, plan: Plan, rates: Rates, trial: Trial) -> float:
+    """Seconds of one GPU for one token of a mean trial."""
     length = trial.prompt_tokens + trial.response_tokens
-    return 2 * shape.active_parameters + 2 * shape.attention_layers * shape.heads * shape.head_dim * length
-
-
-def _train_share(shape: ModelShape, rates: Rates) -> float:
-    return rates.train_share_moe if shape.is_moe else rates.train_share_dense
+    share = rates.train_share_moe if shape.is_moe else rates.train_share_dense
+    attention_share = rates.train_share_dense if plan.flash_attention else share
+    attention = 2 * shape.attention_layers * shape.heads * shape.head_dim * length
+    return (2 * shape.active_parameters / share + attention / attention_share) / rates.flops
 
 
 def _at(mean_s: float, spread: float, z: float) -> float:
@@ -147,8 +164,8 @@ def _quantile(count: int) -> float:
     return 0.0 if count < 2 else NormalDist().inv_cdf(1 - BATCH_TAIL / count)
 
 
-def _limit(waits: float, room: float, plan: Plan, slots: int, trials: int, slowest: float, one: float) -> str:
-    if waits > 1.05:
+def _limit(waits: bool, room: float, plan: Plan, slots: int, trials: int, slowest: float, one: float) -> str:
+    if waits:
         return "the engine's cache" if room < plan.max_num_seqs else "vllm.max_num_seqs"
     if slots < trials and (trials - slots) / slots * one > slowest:
         return "harbor_runtime.num_workers"

@@ -95,10 +95,18 @@ def run_file(
     return run(found.config, only=only, skip=skip, live=live, deep=deep, patience=patience, problems=found.problems, env=env, host=host)
 
 
-def predict(cfg: RunConfig, *, model_config: Path | None = None, gpu_memory_bytes: int | None = None, steps: int | None = None) -> Forecast:
+def predict(
+    cfg: RunConfig,
+    *,
+    model_config: Path | None = None,
+    gpu_memory_bytes: int | None = None,
+    steps: int | None = None,
+    val_tasks: int | None = None,
+) -> Forecast:
     """What a run of this configuration will need, without looking at anything but the policy's ``config.json`` (``model_config`` names
-    another one) and the indexes where they are there (their rows give the steps, unless ``steps`` does, and the validation). GPUs of 80 GiB
-    are assumed unless their size is given. Raises SwerlError SWERL-P101 where there is no such file or it describes no language model."""
+    another one) and the indexes where they are there: their rows give the steps, unless ``steps`` does, and the validation's size, unless
+    ``val_tasks`` does. GPUs of 80 GiB are assumed unless their size is given. Raises SwerlError SWERL-P101 where there is no such file or
+    it describes no language model."""
     path = model_config or cfg.model.model_path / "config.json"
     try:
         shape = read_shape(path)
@@ -107,7 +115,7 @@ def predict(cfg: RunConfig, *, model_config: Path | None = None, gpu_memory_byte
         raise fail("SWERL-P101", f"it cannot be read: {reason}", "name the config.json of a language model", str(path)) from error
     memory = None if cfg.infrastructure.device == "cpu" else gpu_memory_bytes or ASSUMED_GPU_BYTES
     ctx = Context(cfg)
-    plan = plan_of(cfg, steps=steps or ctx.steps(), gpu_memory_bytes=memory, val_tasks=ctx.val_tasks())
+    plan = plan_of(cfg, steps=steps or ctx.steps(), gpu_memory_bytes=memory, val_tasks=ctx.val_tasks() if val_tasks is None else val_tasks)
     return forecast_of_plan(shape, plan)
 
 

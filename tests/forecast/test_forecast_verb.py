@@ -37,6 +37,15 @@ def test_a_trainer_that_does_not_fit_is_said_so():
     assert beyond in call("--model-config", str(MOE)) and beyond not in call("--model-config", str(MOE), "--gpu-memory-gb", "141")
 
 
+def test_validations_that_cannot_be_counted_are_said_and_can_be_given():
+    text, counted = (
+        call("--model-config", str(MOE), "--steps", "75"),
+        call("--model-config", str(MOE), "--steps", "75", "--val-tasks", "500"),
+    )
+    assert "not counted       validations" in text and "not counted" not in counted and "validation" in counted
+    assert "it would fit with training.sp_size: 4 -> 8 (~" in text
+
+
 def test_policy_of_the_profile(site):
     text = call("--profile", "demo-cpu", "--set", f"model.model_path={site.model}", "--set", f"data.data_dir={site.data}")
     assert "25.79k parameters" in text and "at most" in text

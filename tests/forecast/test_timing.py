@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swerl.forecast.advice import advise
+from swerl.forecast.advice import advise, fitting
 from swerl.forecast.memory import GIB, Plan, forecast
 from swerl.forecast.outlook import outlook
 from swerl.forecast.rates import CPU, H100, assumed_trials, measured_trial, rates_for
@@ -124,6 +124,47 @@ def test_a_setting_that_does_not_fit_is_not_advised():
     foreseen = forecast(MOE, replace(EIGHT, gpu_memory_bytes=84 * GIB))
     keys = {one.key for one in advise(foreseen, H100, assumed_trials(foreseen.plan)[1], count=20)}
     assert "training.gradient_checkpointing" not in keys, "activations of 48 layers do not fit"
+
+
+def test_a_queue_that_is_full_stays_finite_and_its_engine_sets_the_pace():
+    """As many slots as trials, on caches that hold a fraction of them: more slots no longer help, and never make a step endless."""
+    trial = assumed_trials(EIGHT)[1]
+    steps = {n: step_time(forecast(MOE, replace(EIGHT, live_trials=n)), H100, trial) for n in (1, 16, 64, 128, 256, 512)}
+    assert steps[1].step_s > 10 * steps[16].step_s / 2 > steps[64].step_s
+    assert steps[512].limit == "the engine's cache" and steps[16].limit == "harbor_runtime.num_workers"
+    assert all(step.step_s < 3 * steps[64].step_s for n, step in steps.items() if n >= 64)
+    full = forecast(MOE, replace(EIGHT, live_trials=512))
+    room = full.engine.kv_tokens / (trial.prompt_tokens + trial.response_tokens)
+    assert steps[512].in_engine == pytest.approx(room)
+
+
+def test_an_asynchronous_run_saves_the_slowest_trials_and_no_more():
+    """Its engine sleeps during an update, as a synchronous one's does: what it saves is the wait for a batch's last trial."""
+    trial = assumed_trials(EIGHT)[1]
+    sync, other = (step_time(forecast(MOE, replace(EIGHT, asynchronous=a)), H100, trial) for a in (False, True))
+    assert 0 < sync.step_s - other.step_s <= sync.slowest_s
+    assert other.phases["gen"] >= 512 / EIGHT.live_trials * other.trial_s * 0.999
+
+
+def test_attention_of_a_mixture_is_computed_as_a_dense_policys():
+    """Long trials cost a mixture their attention at flash attention's rate, not at its experts'."""
+    flash, plain = (step_time(forecast(MOE, replace(EIGHT, flash_attention=f)), H100, assumed_trials(EIGHT)[1]) for f in (True, False))
+    assert flash.phases["old_log_prob"] < 0.5 * plain.phases["old_log_prob"]
+
+
+def test_a_trainer_that_does_not_fit_is_told_what_would():
+    """Each setting is tried on the forecast; the first changes least."""
+    foreseen = forecast(MOE, EIGHT)
+    assert foreseen.trainer.peak_bytes > 80 * GIB
+    found = {one.key: one for one in fitting(foreseen)}
+    assert next(iter(found)) == "training.sp_size" and found["training.sp_size"].then == "8" and "infrastructure.nnodes" in found
+    changed = forecast(MOE, replace(EIGHT, sequence_parallel=8, tokens_per_gpu=13_500))
+    assert found["training.sp_size"].peak_bytes == changed.trainer.peak_bytes <= 80 * GIB
+    assert fitting(forecast(MOE, replace(EIGHT, gpu_memory_bytes=141 * GIB))) == []
+    assert fitting(forecast(MOE, replace(EIGHT, gpu_memory_bytes=50 * GIB)))[0].key == "infrastructure.nnodes"
+    small = replace(EIGHT, gpus=1, gen_tp=1, sequence_parallel=1, prompt_tokens=1000, response_tokens=1000)
+    one = replace(small, dynamic_batches=False, tokens_per_gpu=128 * 2000)
+    assert next(f.key for f in fitting(forecast(SMALL, one))) == "training.micro_batch_size_per_gpu"
 
 
 @given(
