@@ -8,12 +8,13 @@ ARGS    ?=
 TESTS   ?=
 BENCH   ?=
 POLICY  ?=
+TO      ?=
 
 SWERL   := .venv/train/bin/swerl
 CHOICE   = --config $(CONFIG) $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help dashboard setup demo validate render preflight forecast doctor smoke train eval infer status stop resume logs artifacts report export reproduce clean test test-fast test-all agents lint bench lock lock-check env-verify nix-check image bundle
+.PHONY: help dashboard setup demo validate render preflight forecast doctor smoke train eval infer status stop resume logs artifacts report export wandb-view reproduce clean test test-fast test-all agents lint bench lock lock-check env-verify nix-check image bundle
 
 help: ## list the verbs
 	@echo "swerl: train a software-engineering agent with online RL, declared in $(CONFIG)"
@@ -81,6 +82,9 @@ report: $(SWERL) ## one HTML file about a run, or several compared (RUN='one oth
 
 export: $(SWERL) ## a checkpoint as a Hugging Face directory, checked by loading it (POLICY=)
 	@$(SWERL) export $(if $(POLICY),--policy $(POLICY)) $(CHOICE)
+
+wandb-view: $(SWERL) ## the dashboard's panels as a saved view in W&B (TO=ENTITY/PROJECT)
+	@.venv/uv/bin/uv run --quiet -p .venv/train/bin/python scripts/wandb_view.py $(TO) $(ARGS)
 
 reproduce: $(SWERL) ## do a run again and compare bit for bit (RUN=; LIVE=1 samples anew)
 	@$(SWERL) reproduce $(RUN) $(if $(LIVE),--live) $(CHOICE)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from swerl.dashboard.panels import UNITS
+
 if TYPE_CHECKING:
     from swerl.report.summary import Summary
 
@@ -40,30 +42,6 @@ class Figure:
         return "".join(c if c.isalnum() else "-" for c in self.name).strip("-").lower()
 
 
-# verl's metrics that every report shows where the run has them: name, unit.
-METRICS: Mapping[str, str] = {
-    "critic/score/mean": "number",
-    "actor/entropy": "number",
-    "actor/ppo_kl": "number",
-    "actor/pg_clipfrac": "number",
-    "actor/grad_norm": "number",
-    "actor/pg_loss": "number",
-    "actor/lr": "number",
-    "training/rollout_actor_probs_pearson_corr": "number",
-    "training/rollout_probs_diff_mean": "number",
-    "response_length/mean": "number",
-    "response_length/clip_ratio": "share",
-    "num_turns/mean": "number",
-    "response/aborted_ratio": "share",
-    "perf/mfu/actor": "share",
-    "perf/throughput": "number",
-    "timing_s/step": "seconds",
-    "timing_s/gen": "seconds",
-    "timing_s/update_actor": "seconds",
-    "timing_s/update_weights": "seconds",
-}
-
-
 def figures(named: Mapping[str, Summary]) -> list[Figure]:
     """Those that have a point to show. One run: with intervals and pass@k; several: one line a run."""
     single = len(named) == 1
@@ -89,7 +67,7 @@ def figures(named: Mapping[str, Summary]) -> list[Figure]:
         ),
         Figure("groups with signal", "Groups with a signal", lines("share of groups", lambda s: _signal(s.rates)), "share", True),
     ]
-    for name, unit in METRICS.items():
+    for name, unit in UNITS.items():
         found.append(Figure(name, name, lines(name, lambda s, name=name: [(x, y) for x, y in s.series.get(name, [])]), unit))
     return [figure for figure in found if figure.lines]
 

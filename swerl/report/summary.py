@@ -19,9 +19,9 @@ from swerl.artifacts.results import RESOLVED_AT, Trial
 from swerl.artifacts.sample import choose
 from swerl.dashboard.context import Seen, json_of
 from swerl.dashboard.index import RunIndex, wait_until_read
+from swerl.dashboard.panels import UNITS
 from swerl.dashboard.views import alarms, cost, curves, overview, tasks, trial, trials
 from swerl.errors import fail
-from swerl.report.figures import METRICS
 from swerl.runs.rundir import RunDir
 
 FORMAT = 1
@@ -113,7 +113,7 @@ def _collect(seen: Seen, samples: int) -> Summary:
         host=told["host"] or {},
         versions=told["versions"] or {},
         command=[redact(str(word), secrets) for word in told["command"] or []],
-        series={name: [list(pair) for pair in seen.points(name).items()] for name in METRICS},
+        series={name: [list(pair) for pair in seen.points(name).items()] for name in UNITS},
         validations=curves.validations(seen) or _told_validations(seen),
         rates=curves.resolve_rates(seen),
         steps={split: list(map(_plain, found)) for split, found in steps.items()},

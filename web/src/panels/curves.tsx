@@ -6,22 +6,14 @@ import { Card, Choice, Empty, Segments, Wait } from "../parts";
 import { go, href } from "../route";
 import { duration, percent, tick, value } from "../words";
 import type { PanelProps } from "../main";
+import GROUPS from "../../../swerl/dashboard/panels.json";
 
 export interface Validation { step: number; value: number | null; low: number | null; high: number | null; resolved: number; graded: number; trials: number; tasks: number;
   coverage: number; published: boolean; pass_at: Record<string, number>; outcomes: Record<string, number> }
 interface Rate { step: number; value: number | null; low: number; high: number; groups: number; signal: number }
 interface Compared { series: Record<string, Record<string, [number, number][]>>; config: { key: string; values: Record<string, unknown> }[] }
 
-type Group = readonly [string, readonly (readonly [string, string])[]];
-const seconds = "s", share = "%";
-const GROUPS: readonly Group[] = [
-  ["Policy", [["actor/entropy", ""], ["actor/ppo_kl", ""], ["actor/pg_clipfrac", ""], ["actor/grad_norm", ""], ["actor/pg_loss", ""], ["actor/lr", ""]]],
-  ["Agreement of engine and trainer", [["training/rollout_actor_probs_pearson_corr", ""], ["training/rollout_probs_diff_mean", ""], ["rollout_corr/kl", ""]]],
-  ["Lengths and turns", [["response_length/mean", ""], ["response_length/clip_ratio", share], ["prompt_length/mean", ""], ["num_turns/mean", ""], ["response/aborted_ratio", share]]],
-  ["Reward", [["critic/score/mean", ""], ["critic/rewards/mean", ""], ["critic/advantages/max", ""]]],
-  ["Speed", [["timing_s/step", seconds], ["timing_s/gen", seconds], ["timing_s/update_actor", seconds], ["timing_s/update_weights", seconds], ["perf/mfu/actor", share], ["perf/throughput", ""]]],
-];
-const unitOf = (kind: string) => kind === seconds ? duration : kind === share ? (v: number) => percent(v) : undefined;
+const unitOf = (kind: string) => kind === "seconds" ? duration : kind === "share" ? (v: number) => percent(v) : undefined;
 
 export function Curves(props: PanelProps) {
   const { run, live, route } = props;
@@ -31,8 +23,8 @@ export function Curves(props: PanelProps) {
   const known = new Set(names.data ?? []);
   const extra = (p.metric ?? "").split(",").filter(Boolean);
   const others = (p.with ?? "").split(",").filter(Boolean);
-  const groups = useMemo(() => GROUPS.map(([title, list]) => [title, list.filter(([name]) => known.has(name))] as const).filter(([, list]) => list.length), [names.data]);
-  const wanted = [...new Set([...groups.flatMap(([, list]) => list.map(([name]) => name)), ...extra, "swerl/val/resolve_rate"])];
+  const groups = useMemo(() => GROUPS.map(({ title, curves }) => ({ title, curves: curves.filter((c) => known.has(c.name)) })).filter((group) => group.curves.length), [names.data]);
+  const wanted = [...new Set([...groups.flatMap((group) => group.curves.map((c) => c.name)), ...extra, "swerl/val/resolve_rate"])];
   const single = useAnswer<Record<string, [number, number][]>>(names.data && !others.length ? runUrl(run, "series", { names: wanted.join(","), first: p.first, last: p.last }) : null, live.revision);
   const compared = useAnswer<Compared>(names.data && others.length ? `/api/compare?runs=${encodeURIComponent([run, ...others].join(","))}&names=${encodeURIComponent(wanted.join(","))}` : null, live.revision);
   const validations = useAnswer<Validation[]>(runUrl(run, "validations"), live.revision);
@@ -82,8 +74,8 @@ export function Curves(props: PanelProps) {
     </Card>
 
     <Wait of={names}>{(list) => list.length === 0 ? <Card wide><Empty>No step is done yet: metrics come with the first one.</Empty></Card> : <>
-      {groups.map(([title, members]) => <Card wide key={title} title={title}><div class="charts">
-        {members.map(([name, kind]) => <Chart key={name} title={name} lines={lines(name)} smooth={smooth} log={log} unit={unitOf(kind)} tick={kind === seconds ? tick : undefined} />)}</div></Card>)}</>}</Wait>
+      {groups.map(({ title, curves }) => <Card wide key={title} title={title}><div class="charts">
+        {curves.map(({ name, unit }) => <Chart key={name} title={name} lines={lines(name)} smooth={smooth} log={log} unit={unitOf(unit)} tick={unit === "seconds" ? tick : undefined} />)}</div></Card>)}</>}</Wait>
   </div>;
 }
 
