@@ -23,9 +23,15 @@ def policy_options[F: Callable[..., Any]](function: F) -> F:
     for option in (
         click.option("--fresh", is_flag=True, help="Begin anew; the earlier evaluation is kept beside it."),
         click.option("--name", help="Name of this evaluation below experiment.runs_dir; default: <run>.eval or <run>.infer."),
-        click.option("--tasks", type=click.IntRange(min=0), default=0, help="So many tasks, evenly spread; default: all."),
         click.option(
-            "--samples", type=click.IntRange(min=1), help="Attempts a task; default: training.val_n (n_resp_per_prompt to infer)."
+            "--tasks", type=click.IntRange(min=0), help="So many tasks, evenly spread, 0 for all; default: all (data.infer_tasks to infer)."
+        ),
+        click.option(
+            "--attempts",
+            "--samples",
+            "samples",
+            type=click.IntRange(min=1),
+            help="Attempts a task; default: training.val_n (data.infer_attempts to infer).",
         ),
         click.option("--index", "index_file", type=path, help="Task index; default: data.val_index, or data.train_index to infer."),
         click.option("--model-name", help="With a URL: the model to ask for there; default: model.served_model_name."),
@@ -61,7 +67,7 @@ def carry_out(
     model_name: str | None,
     index_file: Path | None,
     samples: int | None,
-    tasks: int,
+    tasks: int | None,
     name: str | None,
     fresh: bool,
 ) -> int:
@@ -69,7 +75,7 @@ def carry_out(
     from swerl.data.index import read
     from swerl.evaluate import policies, report
     from swerl.evaluate.launch import UPSTREAM_KEYS, ask_upstream, evaluate, free_port, is_free
-    from swerl.evaluate.order import Order, sha256
+    from swerl.evaluate.order import Order, sha256, size
     from swerl.runs.display import open_display
     from swerl.runs.rundir import RunDir
 
@@ -80,7 +86,7 @@ def carry_out(
     if picked.url is not None:
         ask_upstream(picked.url, next((os.environ[key] for key in UPSTREAM_KEYS if os.environ.get(key)), ""))
     index_path = (index_file or (asked_of.data.val_index if mode == "eval" else asked_of.data.train_index)).absolute()
-    read(index_path)  # it is one
+    indexed = len(read(index_path))
     config = derived(chosen, asked_of, mode, name or f"{asked_of.run_id}.{mode}", index_path, {})
     place = RunDir.at(config.run_dir)
     changes: dict[str, str] = {}
@@ -91,14 +97,14 @@ def carry_out(
     config = derived(chosen, asked_of, mode, place.id, index_path, changes)
     if checked := preflight(config, say):
         return checked
-    wanted = samples or (config.training.val_n if mode == "eval" else config.training.n_resp_per_prompt)
+    some, wanted = size(mode, config, tasks, samples)
     order = Order(
         mode=mode,  # type: ignore[arg-type]
         policy=picked.name,
         version=picked.version,
         index=str(index_path),
         index_sha256=sha256(index_path),
-        tasks=tasks,
+        tasks=some,
         samples=wanted,
         above=band[0],
         below=band[1],
@@ -106,7 +112,9 @@ def carry_out(
         upstream=picked.url,
         upstream_model=model_name,
     )
+    taken = min(some or indexed, indexed)
     say(f"{mode} {picked.name} ({picked.version}) in {place.root}")
+    say(f"{taken:,} of {indexed:,} tasks, {wanted} attempts at each: {taken * wanted:,} attempts (--tasks and --attempts choose others)")
     outcome, found = evaluate(config, order, open_display if not as_json else _Silent, fresh=fresh, notice=say)
     if outcome is not None and outcome.problem is not None:
         click.echo(str(outcome.problem), err=True)

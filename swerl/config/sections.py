@@ -71,6 +71,8 @@ class Data:
     data_dir: Path
     train_index: Path
     val_index: Path
+    infer_tasks: int
+    infer_attempts: int
     seed: int
 
 

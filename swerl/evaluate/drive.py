@@ -17,6 +17,9 @@ from swerl.evaluate.order import Order
 from swerl.runs.events import EventLog
 from swerl.runs.rundir import RunDir, write_json
 from swerl.trainer.services import Service
+from swerl.trials.journal import is_final
+from swerl.trials.journal import read as read_journal
+from swerl.trials.model import TrialResult
 
 RESULTS = "evaluation.json"
 SPLIT = "val"  # sampled as validation is, and never cut by the tail-killer
@@ -42,11 +45,31 @@ async def run_all(run: RunDir, asked: Order, entries: Sequence[Entry], at_once: 
         await runner.close()
 
 
+def _settled(run: RunDir, asked: Order, entries: Sequence[Entry]) -> int:
+    """How many of the trials an earlier start has settled for good."""
+    wanted, found = {entry.task_hash for entry in entries}, set()
+    for line in read_journal(run.trials_journal):
+        if line.get("kind") == "settled" and is_final(result := TrialResult.from_dict(line["result"])):
+            who = result.identity
+            if who.version == asked.version and who.task_hash in wanted and who.sample < asked.samples:
+                found.add(who.key)
+    return len(found)
+
+
 def carry_out(run: RunDir, config: RunConfig, asked: Order) -> Mapping[str, Any]:
     """Run everything and write ``evaluation.json`` (last: it stands for a finished evaluation)."""
     entries = choose(index.read(Path(asked.index)), asked.tasks)
     events = EventLog(run.events_of("evaluation"), "evaluation")
-    events.emit("evaluation.begin", durable=True, mode=asked.mode, tasks=len(entries), samples=asked.samples, version=asked.version)
+    events.emit(
+        "evaluation.begin",
+        durable=True,
+        mode=asked.mode,
+        tasks=len(entries),
+        samples=asked.samples,
+        version=asked.version,
+        left=len(entries) * asked.samples - _settled(run, asked, entries),
+        at_once=config.harbor_runtime.num_workers,
+    )
     began = time.monotonic()
     settled = asyncio.run(run_all(run, asked, entries, at_once=max(64, 2 * config.harbor_runtime.num_workers)))
     found = report.results(asked, settled, len(entries))

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
 from swerl.runs.rundir import RunDir, read_json, write_json
+
+if TYPE_CHECKING:
+    from swerl.config import RunConfig
 
 NAME = "order.json"
 
@@ -45,6 +48,14 @@ class Order:
 def read(run: RunDir) -> Order | None:
     body: dict[str, Any] | None = read_json(run.root / NAME)
     return None if body is None else Order(**body)
+
+
+def size(mode: str, config: RunConfig, tasks: int | None, samples: int | None) -> tuple[int, int]:
+    """(tasks, attempts at each) of an order: what was asked for, else what the configuration says. 0 tasks are all of the index."""
+    if mode == "eval":
+        return tasks or 0, samples or config.training.val_n
+    data = config.data
+    return data.infer_tasks if tasks is None else tasks, samples or data.infer_attempts or config.training.n_resp_per_prompt
 
 
 def sha256(path: Path) -> str:

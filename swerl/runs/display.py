@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Protocol, TextIO
 
-from swerl.runs.feed import Progress
+from swerl.runs.feed import Progress, duration
 
 
 class Display(Protocol):
@@ -70,8 +70,10 @@ def summary(progress: Progress) -> str:
     """Where the run stands, on one line."""
     parts = [progress.phase]
     if progress.trials:
-        parts.append(f"{progress.trials} settled")
+        parts.append(f"{progress.trials}{f' of {progress.expected:,}' if progress.expected else ''} settled")
     parts.append(f"for {duration(time.monotonic() - progress.phase_since)}")
+    if (left_s := progress.left_s()) is not None:
+        parts.append(f"| about {duration(left_s)} left")
     if progress.step is not None:
         parts.append(f"| step {progress.step}" + (f" of {progress.total_steps} done" if progress.total_steps else " done"))
     if progress.resolve_rate is not None:
@@ -79,13 +81,3 @@ def summary(progress: Progress) -> str:
     if progress.step_s and progress.total_steps and progress.step is not None and progress.step < progress.total_steps:
         parts.append(f"| about {duration((progress.total_steps - progress.step) * progress.step_s)} of steps left")
     return " ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """``42s``, ``3m05s``, ``2h07m``."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"

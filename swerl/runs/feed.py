@@ -32,11 +32,28 @@ class Progress:
     reward: float | None = None
     step_s: float | None = None
     trials: int = 0
+    expected: int = 0  # trials of the phase, where that is known, and how many of them run at once
+    at_once: int = 0
     broken: Problem | None = None  # why the runner answers no more requests for trials
 
     def enter(self, phase: str) -> None:
         if phase != self.phase:
             self.phase, self.phase_since, self.trials = phase, time.monotonic(), 0
+            self.expected = self.at_once = 0
+
+    def left_s(self) -> float | None:
+        """Seconds that the rest of the phase's trials will take at the pace so far; None before as many are done as run at once (half of
+        all, where that is less). Those that run now count as half done."""
+        rest = self.expected - self.trials
+        if self.trials < self.first or rest <= 0:
+            return None
+        begun = min(self.at_once, rest) / 2
+        return (time.monotonic() - self.phase_since) * (rest - begun) / (self.trials + begun)
+
+    @property
+    def first(self) -> int:
+        """How many trials tell the pace."""
+        return max(1, min(self.at_once, self.expected // 2))
 
 
 Listener = Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]], None]
@@ -86,6 +103,16 @@ class Feed:
         return self.run.metrics.stat().st_ino if self.run.metrics.exists() else None
 
 
+def duration(seconds: float) -> str:
+    """``42s``, ``3m05s``, ``2h07m``."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
 def step_line(progress: Progress, row: Mapping[str, Any]) -> str:
     """One line about one row of the metrics, which ``progress`` takes in."""
     step, data = row["step"], row["data"]
@@ -133,8 +160,18 @@ def _checkpoint(progress: Progress, event: Mapping[str, Any]) -> str:
     return f"checkpoint of step {event['step']} is safe"
 
 
-def _trial(progress: Progress, event: Mapping[str, Any]) -> None:
+def _trial(progress: Progress, event: Mapping[str, Any]) -> str | None:
     progress.trials += 1
+    left_s = progress.left_s() if progress.trials == progress.first else None
+    return None if left_s is None else f"{progress.trials} of {progress.expected:,} attempts: about {duration(left_s)} more"
+
+
+def _evaluation_begin(progress: Progress, event: Mapping[str, Any]) -> str:
+    progress.enter("evaluating")
+    progress.expected, progress.at_once = event["left"], event["at_once"]
+    whole = event["tasks"] * event["samples"]
+    before = f", {whole - event['left']:,} of them settled before" if event["left"] < whole else ""
+    return f"{event['tasks']:,} tasks, {event['samples']} attempts each: {whole:,}{before}"
 
 
 def _step_begin(progress: Progress, event: Mapping[str, Any]) -> None:
@@ -165,6 +202,6 @@ _EVENTS: dict[str, _Teller] = {
     "host.released": lambda progress, event: f"host {event['host']} is tried again: {event['why']}",
     "task.released": lambda progress, event: f"task {event['task']} is tried again: {event['why']}",
     "task.quarantined": lambda progress, event: f"task {event['task']} is quarantined after {event['attempts']} attempts: {event['error']}",
-    "evaluation.begin": _phase("evaluating", "{tasks} tasks, {samples} attempts each"),
+    "evaluation.begin": _evaluation_begin,
     "run.stopped": _phase("stopping", "stopped after step {step}"),
 }

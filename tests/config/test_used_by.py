@@ -17,6 +17,7 @@ ROOMS = {
     "preflight": "preflight",
     "trainer": "trainer",
     "artifacts": "artifacts",
+    "evaluation": "evaluate",
 }
 CLAIMS = [(key, room) for key in keys().values() if not key.read_only for room in key.used_by]
 

@@ -21,6 +21,7 @@ from swerl.data import index
 from swerl.evaluate import launch
 from swerl.evaluate.order import Order
 from swerl.runs.display import PlainDisplay
+from swerl.runs.events import read_events
 from swerl.runs.plan import Plan, ProcessSpec
 from swerl.runs.rundir import RunDir
 from swerl.runs.states import State
@@ -109,6 +110,8 @@ def test_an_evaluation_through_killed_processes(place):
     assert (rate["resolved"], rate["graded"], rate["coverage"]) == (4, 6, 1.0) and found["infrastructure_failures"]["trials"] == 0
     settled = [line["result"] for line in read_journal(run.trials_journal) if line["kind"] == "settled"]
     assert len(settled) == 6 and settled_before <= {result["trial_name"] for result in settled}  # kept, and none run twice
+    began = [event for event in read_events(run.events_of("evaluation")) if event["kind"] == "evaluation.begin"]
+    assert [event["left"] for event in began] == [6, 6 - len(settled_before)]
 
     attempts = [orjson.loads(line) for line in (run.root / "attempts.jsonl").read_bytes().splitlines()]
     assert len(attempts) == 6 and found["harvest"]["without_trajectory"] == 0

@@ -38,6 +38,25 @@ def test_events_are_told_in_order_of_time_and_set_the_phase(tmp_path):
     assert "1 settled" in summary(feed.progress) and "step 6 done" in summary(feed.progress)
 
 
+def test_an_evaluation_says_how_long_it_will_take(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("swerl.runs.feed.time.monotonic", lambda: now[0])
+    run = RunDir.at(tmp_path / "a")
+    feed = Feed(run)
+    events = EventLog(run.events_of("evaluation"), "evaluation")
+    events.emit("evaluation.begin", mode="infer", tasks=16, samples=8, version="v", left=120, at_once=10)
+    assert feed.poll() == ["16 tasks, 8 attempts each: 128, 8 of them settled before"]
+    told = []
+    for second in range(1, 121):
+        now[0] += 1.0  # one settles every second, with ten under way
+        events.emit("trial.settled", trial=f"t{second}")
+        told += feed.poll()
+        if second < 10:
+            assert feed.progress.left_s() is None and "left" not in summary(feed.progress)
+    assert told == ["10 of 120 attempts: about 1m10s more"]  # ten done and ten half done in ten seconds: 105 more at 1.5 a second
+    assert feed.progress.left_s() is None and "120 of 120 settled" in summary(feed.progress)
+
+
 def test_a_quiet_run_says_where_it_stands(tmp_path):
     out = io.StringIO()
     display = PlainDisplay(out, quiet_s=0.0)
