@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from swerl.preflight import (
     batch,
+    cards,
     clusters,
     configuration,
     containers,
@@ -33,7 +34,7 @@ CHECKS: tuple[Check, ...] = (
     *clusters.CHECKS,
     *reach.SANDBOX_CHECKS,
     *gpus.CHECKS,
-    *reach.GPU_CHECKS,
+    *cards.CHECKS,
     *host.CHECKS,
     *reach.HOST_CHECKS,
     *machine.CHECKS,

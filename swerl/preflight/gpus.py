@@ -13,6 +13,7 @@ from swerl.forecast.memory import GIB, forecast, size
 from swerl.forecast.plan import plan_of
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.context import Context
+from swerl.runs.process import TOKEN_VARIABLE, environment_of
 
 ASSUMED_GPU_BYTES = 80 * GIB
 _SMI_TIMEOUT_S = 6.0
@@ -21,17 +22,11 @@ _SMI_TIMEOUT_S = 6.0
 @dataclass(frozen=True, slots=True)
 class Gpu:
     index: str
+    uuid: str
     name: str
     memory_bytes: int
     used_bytes: int
     driver: str
-
-
-@dataclass(frozen=True, slots=True)
-class GpuProcess:
-    pid: int
-    name: str
-    used_mb: str
 
 
 def gpus(ctx: Context) -> list[Gpu]:
@@ -39,7 +34,7 @@ def gpus(ctx: Context) -> list[Gpu]:
     with an error."""
 
     def ask() -> list[Gpu]:
-        fields = "index,name,memory.total,memory.used,driver_version"
+        fields = "index,uuid,name,memory.total,memory.used,driver_version"
         if visible(ctx.env) == "":
             return []
         question = nvidia_smi([f"--query-gpu={fields}", "--format=csv,noheader,nounits"], ctx.env)
@@ -49,12 +44,12 @@ def gpus(ctx: Context) -> list[Gpu]:
         if not answer.ok:
             raise RuntimeError((answer.err or answer.out).strip() or f"nvidia-smi ended with {answer.code}")
         cards = [[field.strip() for field in line.split(",")] for line in answer.out.splitlines() if line.strip()]
-        return [Gpu(i, name, int(total) << 20, int(used) << 20, driver) for i, name, total, used, driver in cards]
+        return [Gpu(i, uuid, name, int(total) << 20, int(used) << 20, driver) for i, uuid, name, total, used, driver in cards]
 
     return ctx.once("gpus", ask)
 
 
-def _need_cuda(ctx: Context) -> None:
+def need_cuda(ctx: Context) -> None:
     if ctx.on_cpu:
         raise NotApplicable("infrastructure.device is cpu")
 
@@ -70,7 +65,7 @@ class GpusAreThere(Check):
     budget_s = 8.0
 
     def run(self, ctx: Context) -> Iterator[Finding]:
-        _need_cuda(ctx)
+        need_cuda(ctx)
         wanted = ctx.cfg.infrastructure.ngpus_per_node
         where = ctx.source("infrastructure.ngpus_per_node")
         try:
@@ -98,27 +93,44 @@ class GpusAreFree(Check):
     faults = (47,)
 
     def run(self, ctx: Context) -> Iterator[Finding]:
-        _need_cuda(ctx)
-        query = nvidia_smi(["--query-compute-apps=pid,process_name,used_memory", "--format=csv,noheader,nounits"], ctx.env)
+        need_cuda(ctx)
+        cards = {g.uuid: g for g in gpus(ctx)}
+        query = nvidia_smi(["--query-compute-apps=gpu_uuid,pid,process_name,used_memory", "--format=csv,noheader,nounits"], ctx.env)
         answer = ctx.ask(query, timeout_s=_SMI_TIMEOUT_S)
         if not answer.ok:
             raise NotApplicable("nvidia-smi does not answer (SWERL-P601)")
+        seen: dict[str, int] = {}
         for line in answer.out.splitlines():
-            pid, name, used = (field.strip() for field in line.split(",", 2))
+            uuid, pid, name, used = (field.strip() for field in line.split(",", 3))
+            where = f"GPU {cards[uuid].index}" if uuid in cards else uuid
+            if used.isdigit():
+                seen[uuid] = seen.get(uuid, 0) + (int(used) << 20)
             if ctx.is_leftover(int(pid)):
                 yield Fact(f"pid {pid} is a leftover of this run, which its start ends")
             else:
-                yield self.found(f"pid {pid} ({name}, {owner(int(pid))}) holds {used} MiB", f"pid {pid}")
-        busy = [g for g in gpus(ctx) if g.used_bytes > GIB]
-        if busy and not answer.out.strip():
-            yield self.found(
-                f"GPU {busy[0].index} has {size(busy[0].used_bytes)} in use by no visible process (another container, or a leak)",
-                f"GPU {busy[0].index}",
-                severity="warning",
-            )
+                yield self.found(f"pid {pid} ({name}, {owner(int(pid))}) holds {used} MiB", where)
+        for uuid, card in cards.items():
+            yield from self._unseen(ctx, card, card.used_bytes - seen.get(uuid, 0), answer.out)
+
+    def _unseen(self, ctx: Context, card: Gpu, unseen: int, listed: str) -> Iterator[Finding]:
+        """Memory that no process of this container holds. The engine ends at its start where less is free than it was told to take."""
+        if unseen <= GIB or (card.uuid in listed and "[N/A]" in listed):
+            return
+        share = ctx.cfg.vllm.gpu_memory_utilization
+        starved = card.memory_bytes - unseen < share * card.memory_bytes
+        text = f"{size(unseen)} in use by no visible process (another container, or a leak)"
+        yield self.found(
+            text + (f"; the engine wants {share:.0%} of the card" if starved else ""),
+            f"GPU {card.index}",
+            severity="fatal" if starved else "warning",
+            remedy="find its owner on the host (nvidia-smi there), or lower vllm.gpu_memory_utilization",
+        )
 
 
 def owner(pid: int) -> str:
+    """Whose process it is: a run of swerl's by its name, else the user's."""
+    if token := (environment_of(pid) or {}).get(TOKEN_VARIABLE):
+        return f"of swerl's run {token.rpartition('-')[0]}"
     try:
         return f"user {psutil.Process(pid).username()}"
     except (psutil.Error, KeyError):
@@ -135,7 +147,7 @@ class DriverRunsCuda(Check):
     budget_s = 8.0
 
     def run(self, ctx: Context) -> Iterator[Finding]:
-        _need_cuda(ctx)
+        need_cuda(ctx)
         try:
             found = gpus(ctx)
         except RuntimeError:
@@ -200,7 +212,7 @@ class TrainerFits(Check):
     budget_s = 8.0
 
     def run(self, ctx: Context) -> Iterator[Finding]:
-        _need_cuda(ctx)
+        need_cuda(ctx)
         memory = gpu_memory(ctx)
         trainer = forecast(ctx.shape(), plan_of(ctx.cfg, steps=ctx.steps(), gpu_memory_bytes=memory)).trainer
         assert memory is not None

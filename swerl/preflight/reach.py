@@ -1,4 +1,4 @@
-"""Families `sandbox`, `gpu` and `host`: what lies between this host and what it needs (names, clocks, certificates, quotas, links)."""
+"""Families `sandbox` and `host`: what lies between this host and what it needs (names, clocks, certificates, quotas, the disk)."""
 
 from __future__ import annotations
 
@@ -189,50 +189,10 @@ class DockerCertificates(Check):
         yield Fact(str(folder))
 
 
-class GpusAreLinked(Check):
-    id = "SWERL-P606"
-    family = "gpu"
-    title = "links between GPUs"
-    asks = "GPUs that work together reach each other directly (NVLink or PCIe peers), and nothing in the environment turns that off"
-    remedy = "unset the variable, or set vllm.gen_tp: 1; nvidia-smi topo -m shows the links"
-    severity = "warning"
-    live = True
-    budget_s = 8.0
-
-    def run(self, ctx: Context) -> Iterator[Finding]:
-        if ctx.on_cpu or ctx.gpus < 2:
-            raise NotApplicable("one GPU, or none")
-        for name in ("NCCL_P2P_DISABLE", "NCCL_SHM_DISABLE"):
-            if ctx.env.get(name, "0") not in ("", "0"):
-                yield self.found(f"{name}={ctx.env[name]}: GPUs talk through the host", name)
-        interface = ctx.env.get("NCCL_SOCKET_IFNAME", "").lstrip("=^").partition(",")[0]
-        known = [line.partition(":")[0].strip() for line in (ctx.host.proc / "net" / "dev").read_text().splitlines()[2:]]
-        if interface and not ctx.env["NCCL_SOCKET_IFNAME"].startswith("^") and not any(k.startswith(interface) for k in known):
-            yield self.found(f"NCCL_SOCKET_IFNAME names {interface}, which this host does not have", "NCCL_SOCKET_IFNAME", severity="fatal")
-        answer = ctx.ask(["nvidia-smi", "topo", "-m"], timeout_s=6.0)
-        links = _links(answer.out) if answer.ok else {}
-        if links and ctx.cfg.vllm.gen_tp > 1 and not any(link.startswith("NV") for link in links.values()):
-            yield self.found("no NVLink between any two GPUs: tensor parallelism waits for PCIe", ctx.source("vllm.gen_tp"))
-        kinds = sorted(set(links.values()))
-        yield Fact(f"links: {', '.join(kinds)}" if kinds else "links unknown")
-
-
 def _rate(file: BinaryIO) -> float:
     began = time.monotonic()
     read = len(file.read(CHUNK))
     return read / max(1e-6, time.monotonic() - began)
-
-
-def _links(topology: str) -> dict[tuple[int, int], str]:
-    """Pairs of GPUs and what joins them, from ``nvidia-smi topo -m``."""
-    found = {}
-    for line in topology.splitlines():
-        row = line.split()
-        if row and (match := re.fullmatch(r"GPU(\d+)", row[0])) and len(row) > 2:
-            for other, link in enumerate(row[1:]):
-                if re.fullmatch(r"NV\d+|PIX|PXB|PHB|NODE|SYS", link):
-                    found[int(match[1]), other] = link
-    return found
 
 
 class FilesCanBeWatched(Check):
@@ -287,5 +247,4 @@ class PolicyIsReadFast(Check):
 
 # By family, as the report groups them.
 SANDBOX_CHECKS = (ClocksAgree(), QuotaIsEnough(), DockerCertificates())
-GPU_CHECKS = (GpusAreLinked(),)
 HOST_CHECKS = (NamesResolve(), FilesCanBeWatched(), PolicyIsReadFast())

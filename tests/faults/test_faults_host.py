@@ -137,14 +137,14 @@ def test_j45_environment_that_is_not_the_lock(site, tmp_path: Path, plant: str):
 
 def test_j47_somebody_else_on_the_gpus(site):
     """nvidia-smi lists a compute process that is none of ours."""
-    site.gpus(1, processes=f"{os.getpid()}, /opt/other/python, 40960\\n")
+    site.gpus(1, processes=f"GPU-0, {os.getpid()}, /opt/other/python, 40960\\n")
     report = site.preflight({"infrastructure.device": "cuda"}, only=["SWERL-P602"])
     assert report.ids == {"SWERL-P602"} and "/opt/other/python" in report.fatal[0].message
 
 
 def test_a_neighbour_on_a_card_that_is_not_ours(site):
     """CUDA_VISIBLE_DEVICES divides the host: who computes on the other cards is no finding, and only ours are counted."""
-    site.gpus(2, processes=f"{os.getpid()}, /opt/other/python, 40960\\n")
+    site.gpus(2, processes=f"GPU-0, {os.getpid()}, /opt/other/python, 40960\\n")
     site.env["CUDA_VISIBLE_DEVICES"] = "1"
     one = {"infrastructure.device": "cuda", "infrastructure.ngpus_per_node": 1}
     assert site.preflight(one, only=["SWERL-P601", "SWERL-P602"]).ids == set()

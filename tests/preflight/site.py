@@ -191,18 +191,39 @@ class Site:
         path.chmod(0o755)
         return path
 
-    def gpus(self, count: int = 8, *, memory_mb: int = 81559, used_mb: int = 4, driver: str = "580.95.05", processes: str = "") -> None:
-        """A host with these cards, as far as ``nvidia-smi`` tells; ``processes`` run on card 0. Like the real one it heeds ``--id=0,1``."""
-        cards = "\n".join(f"{i}, NVIDIA H100 80GB HBM3, {memory_mb}, {used_mb}, {driver}" for i in range(count))
+    def gpus(
+        self,
+        count: int = 8,
+        *,
+        memory_mb: int = 81559,
+        used_mb: int = 4,
+        driver: str = "580.95.05",
+        processes: str = "",
+        topology: str = "",
+        on_card_1: Mapping[str, str] | None = None,
+    ) -> None:
+        """A host with these cards, as far as ``nvidia-smi`` tells; ``processes`` run on card 0 (``GPU-0``), and ``on_card_1`` says what is
+        different about card 1. Like the real one it answers the fields asked for, and heeds ``--id=0,1``."""
+        usual = {"name": "NVIDIA H100 80GB HBM3", "memory.total": memory_mb, "memory.used": used_mb, "driver_version": driver}
+        usual |= {"compute_mode": "Default", "mig.mode.current": "Disabled", "ecc.errors.uncorrected.volatile.total": 0}
+        usual |= {"fabric.state": "Completed", "gpu_recovery_action": "None"}
+        cards = [{"index": i, "uuid": f"GPU-{i}", **usual, **((on_card_1 or {}) if i == 1 else {})} for i in range(count)]
+        table = "\n".join([",".join(cards[0]), *(",".join(map(str, card.values())) for card in cards)])
         self.program(
             "nvidia-smi",
             f"""ids="${{3:+,${{3#--id=}},}}"
 case "$1" in
---query-gpu=*) while IFS= read -r row; do case "${{ids:-,${{row%%,*}},}}" in *",${{row%%,*}},"*) echo "$row";; esac; done <<'END'
-{cards}
+--query-gpu=*) awk -F, -v want="${{1#--query-gpu=}}" -v ids="$ids" '
+NR == 1 {{ for (i = 1; i <= NF; i++) at[$i] = i; n = split(want, names, ","); next }}
+ids == "" || index(ids, "," $1 ",") {{ for (i = 1; i <= n; i++) printf "%s%s", $(at[names[i]]), i < n ? ", " : "\\n" }}' <<'END'
+{table}
 END
 ;;
 --query-compute-apps=*) case "${{ids:-,0,}}" in *,0,*) printf '%s' '{processes}';; esac;;
+topo) cat <<'END'
+{topology}
+END
+;;
 esac""",
         )
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +18,9 @@ from typing import Any
 
 import pytest
 import yaml
+
+from swerl.preflight import CHECKS, cards
+from swerl.preflight.runner import select
 
 DOCKER = {"harbor_agent.environment_import_path": "harbor.environments.docker.docker:DockerEnvironment"}
 KUBERNETES = {"harbor_agent.environment_import_path": "harbor.environments.ack:ACKEnvironment"}
@@ -106,15 +112,77 @@ def test_certificates_of_the_docker_daemon(site, tmp_path):
     assert site.preflight(DOCKER, only=["SWERL-P516"]).warnings
 
 
+def topology(*rows: str) -> str:
+    """``nvidia-smi topo -m`` of some cards, its underlined head included."""
+    head = "\t\x1b[4m" + "\t".join(f"GPU{i}" for i in range(len(rows))) + "\tCPU Affinity\x1b[0m"
+    return "\n".join([head, *(f"GPU{i}\t" + "\t".join(row.split()) + "\t0-15" for i, row in enumerate(rows))])
+
+
 def test_links_between_gpus(site):
-    site.program("nvidia-smi", "printf '\tGPU0\tGPU1\tCPU\nGPU0\t X \tSYS\t0-15\nGPU1\tSYS\t X \t0-15\n'")
-    report = site.preflight(CUDA, only=["SWERL-P606"])
-    assert report.ids == {"SWERL-P606"} and "no NVLink" in report.problems[0].message
-    site.program("nvidia-smi", "printf '\tGPU0\tGPU1\tCPU\nGPU0\t X \tNV18\t0-15\nGPU1\tNV18\t X \t0-15\n'")
-    assert not site.preflight(CUDA, only=["SWERL-P606"]).problems
+    def said(*rows: str, **sets: object) -> list[str]:
+        site.gpus(len(rows), topology=topology(*rows))
+        return [p.message for p in site.preflight({**CUDA, **sets}, only=["SWERL-P606"]).problems]
+
+    four = {"vllm.gen_tp": 4}
+    assert said("X NV18", "NV18 X") == []
+    assert "no NVLink between the GPUs of a replica" in said("X SYS", "SYS X")[0]
+    assert said("X NV12 SYS SYS", "NV12 X SYS SYS", "SYS SYS X NV12", "SYS SYS NV12 X") == [], "replicas of two need no link between them"
+    half = said("X NV18 NV18 NV18", "NV18 X NV18 NV18", "NV18 NV18 X PHB", "NV18 NV18 PHB X", **four)
+    assert half == ["GPU 2 and GPU 3 of a replica are joined by PHB, others by NVLink (1 of 6 pairs)"]
+    weak = said("X NV18 NV18 NV18", "NV18 X NV18 NV18", "NV18 NV18 X NV12", "NV18 NV18 NV12 X", **four)
+    assert weak == ["pairs of a replica have NV12 and NV18: some links are down"]
     site.env |= {"NCCL_P2P_DISABLE": "1", "NCCL_SOCKET_IFNAME": "bond7"}
-    messages = [p.message for p in site.preflight(CUDA, only=["SWERL-P606"]).problems]
+    messages = said("X NV18", "NV18 X")
     assert any("NCCL_P2P_DISABLE" in m for m in messages) and any("bond7" in m for m in messages)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "word", "severity"),
+    [
+        ("compute_mode", "Exclusive_Process", "compute mode Exclusive_Process", "fatal"),
+        ("mig.mode.current", "Enabled", "MIG is on", "fatal"),
+        ("ecc.errors.uncorrected.volatile.total", "3", "3 uncorrected memory errors", "warning"),
+        ("fabric.state", "In Progress", "the NVSwitch fabric is 'In Progress'", "fatal"),
+        ("gpu_recovery_action", "Reset", "the driver wants 'Reset'", "fatal"),
+    ],
+)
+def test_state_of_the_cards(site, field, value, word, severity):
+    site.gpus(8)
+    assert not site.preflight(CUDA, only=["SWERL-P607"]).problems
+    site.gpus(8, on_card_1={field: "[N/A]"})
+    assert not site.preflight(CUDA, only=["SWERL-P607"]).problems, "what a card does not tell is no fault"
+    site.gpus(8, on_card_1={field: value})
+    [problem] = site.preflight(CUDA, only=["SWERL-P607"]).problems
+    assert (problem.where, problem.severity) == ("GPU 1", severity) and word in problem.message
+
+
+def test_memory_that_nobody_here_holds(site):
+    """Another container's, or a leak: the engine would end at its start where less is free than it is told to take."""
+    sets = {**CUDA, "vllm.gpu_memory_utilization": 0.85}
+    for used, fatal in (("4", None), ("4000", False), ("40000", True)):
+        site.gpus(8, on_card_1={"memory.used": used}, processes="GPU-0, 1, /opt/python, 2\\n")
+        found = [p for p in site.preflight(sets, only=["SWERL-P602"]).problems if p.where == "GPU 1"]
+        assert [p.severity == "fatal" for p in found] == ([] if fatal is None else [fatal]), found
+        assert fatal is None or "in use by no visible process" in found[0].message
+
+
+@pytest.mark.train
+def test_gpus_that_do_not_add_up(site):
+    """Two cards by what nvidia-smi says, and none that CUDA finds: the probe's own words are in the finding."""
+    site.gpus(2)
+    assert "SWERL-P608" not in {c.id for c in select(CHECKS)}, "it takes seconds and runs only when asked for"
+    report = site.preflight({**CUDA, "infrastructure.ngpus_per_node": 2}, only=["SWERL-P608"])
+    assert report.ids == {"SWERL-P608"} and "2 GPUs do not add up: " in report.fatal[0].message
+
+
+@pytest.mark.train
+def test_ranks_add_up_and_a_dead_one_ends_them():
+    """The probe of the collectives itself, on the CPU: the sum is right, and a rank that cannot start is an end, not a wait."""
+    probe = [sys.executable, "-P", str(cards.PROBE), "--ranks", "2", "--backend"]
+    done = subprocess.run([*probe, "gloo"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and json.loads(done.stdout.splitlines()[-1])["bus_gb_s"] > 0, done.stderr
+    done = subprocess.run([*probe, "nccl"], capture_output=True, text=True, timeout=120, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 1 and done.stderr.strip()
 
 
 def test_limits_of_inotify(site):
