@@ -4,7 +4,7 @@
 # archive moves: images for others are built on the digests that the Containerfiles name.
 #   containers/local-base.sh PYTHON_PREFIX NAME [SUITE [PACKAGES]]      needs root, debootstrap and buildah
 # PYTHON_PREFIX is the folder that holds bin/python3.12, NAME the image to make, SUITE Debian's name (default bookworm), PACKAGES more of
-# Debian's, with commas: the CPU demo wants bubblewrap,libnuma1,git,mount.
+# Debian's, with commas: the CPU demo wants bubblewrap,libnuma1,git,mount,python3 (the sandboxes' own Python).
 set -euo pipefail
 
 prefix="$(realpath "${1:?PYTHON_PREFIX}")"

@@ -21,12 +21,23 @@ from swerl.environment.exports import find_uv
 from swerl.environment.lock import load_lock
 from swerl.errors import fail
 
-_CODE = ("pyproject.toml", "uv.lock", "README.md", "LICENSE", "packages", "config.yaml", "schema", "profiles", "swerl")
+_CODE = (
+    "pyproject.toml",
+    "uv.lock",
+    "README.md",
+    "LICENSE",
+    "packages",
+    "containers/seal.py",
+    "config.yaml",
+    "schema",
+    "profiles",
+    "swerl",
+)
 
 CONTEXTS: dict[str, tuple[str, ...]] = {
     "trainer": _CODE,
     "trials": _CODE,
-    "sandbox": ("build/sandbox-requirements.txt",),
+    "sandbox": ("build/sandbox-requirements.txt", "containers/seal.py"),
     "agents": ("build/agents-image",),
 }
 """What each target's Containerfile copies. Files of ``build/`` are made before: ``sandbox_requirements``, ``swerl.environment.agents``."""

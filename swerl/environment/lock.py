@@ -149,11 +149,13 @@ def load_lock(path: Path) -> Lock:
 
 
 def find_lock(start: Path) -> Path:
-    """The uv.lock of the project that holds ``start``: the nearest one upwards."""
-    for folder in (start, *start.parents):
+    """The nearest uv.lock upwards of ``start``; where there is none, as in an image, that of the project this package is run from."""
+    for folder in (start, *start.parents, Path(__file__).resolve().parents[2]):
         if (folder / "uv.lock").is_file():
             return folder / "uv.lock"
-    raise fail("SWERL-E001", "no uv.lock here or above", "run in the project or pass --lock", str(start))
+    raise fail(
+        "SWERL-E001", "no uv.lock here, above, or beside this installation of swerl", "run in the project or pass --lock", str(start)
+    )
 
 
 def marker_holds(marker: str, active_extras: frozenset[str]) -> bool:

@@ -8,6 +8,7 @@ digests mean equal recorded contents. A full comparison is ``verify``, half a mi
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -58,9 +59,11 @@ def _standing(root: Path, lock_path: Path, lock_sha256: str, sites: tuple[tuple[
 
 
 def note(env: Environment, lock: Lock, report: Report) -> bool:
-    """Leave the result of a full comparison in the environment; False where nobody may write there (an image, the Nix store)."""
+    """Leave the result of a full comparison in the environment; False where nobody may write there (an image, the Nix store).
+
+    ``SOURCE_DATE_EPOCH`` (seconds) stands for the time while an image is built, which is to have the same bytes tomorrow."""
     text = {
-        "time": time.time(),
+        "time": float(os.environ.get("SOURCE_DATE_EPOCH") or time.time()),
         "ok": report.ok,
         "lock_sha256": report.lock_sha256,
         "packages_sha256": packages_sha256(env, lock.project),

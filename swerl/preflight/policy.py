@@ -106,10 +106,12 @@ class WeightsAreComplete(Check):
             tensors.update(found)
             if missing := sorted(t for t, f in promised.items() if f == name and t not in found):
                 yield self.found(f"{name} lacks {len(missing)} tensors that the index promises, such as {missing[0]}", str(folder / name))
+        if not tensors:
+            return
         layers = {
             int(p[i + 1]) for p in (t.split(".") for t in tensors) for i in range(len(p) - 1) if p[i] == "layers" and p[i + 1].isdigit()
         }
-        if tensors and (absent := sorted(set(range(shape.layers)) - layers)):
+        if absent := sorted(set(range(shape.layers)) - layers):
             yield self.found(f"no weights for layer {absent[0]} of {shape.layers} ({len(absent)} layers are missing)", str(folder))
         stored = sum(tensors.values())
         if shape.exact and not absent and stored not in _stored_counts(shape, tensors):

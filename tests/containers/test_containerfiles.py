@@ -72,6 +72,7 @@ def test_environments_come_frozen_from_the_lock_and_are_verified(name: str):
 def test_staging_is_the_same_whatever_the_clock_and_the_mask(tmp_path):
     project = tmp_path / "project"
     inner = ("containers/trials.Containerfile", "swerl/a.py", "swerl/__pycache__/a.pyc", "schema/s.json", "profiles/p.yaml", "packages/x/y")
+    inner += ("containers/seal.py",)
     for name in inner:
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text(name)

@@ -130,8 +130,11 @@ def test_no_lock_and_a_broken_lock_are_named(tmp_path):
         load_lock(tmp_path / "uv.lock")
 
 
-def test_the_lock_is_found_upwards():
+def test_the_lock_is_found_upwards_or_else_beside_the_code(tmp_path: Path):
     assert find_lock(ROOT / "tests" / "environment") == ROOT / "uv.lock"
+    (tmp_path / "uv.lock").touch()
+    assert find_lock(tmp_path) == tmp_path / "uv.lock"
+    assert find_lock(Path("/")) == ROOT / "uv.lock", "the image's working directory lies outside the project"
 
 
 atoms = st.sampled_from(["extra == 'a'", "extra != 'a'", "extra == 'b'", "sys_platform == 'linux'", "implementation_name == 'pypy'"])
