@@ -29,6 +29,7 @@ class Sandbox:
     rootfs: Path | None
     work_dir: Path
     network: Literal["gateway", "none", "public"]
+    untrusted: bool
     max_processes: int
     max_file_mb: int
     tmpfs_mb: int

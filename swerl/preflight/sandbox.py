@@ -12,6 +12,7 @@ import orjson
 
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.context import Context
+from swerl.trials.sandboxes import limits
 
 PROBE = Path(__file__).with_name("sandbox_probe.py")
 LONG_VALIDATION_S = 6 * 3600
@@ -271,6 +272,31 @@ class GradedElsewhere(Check):
         yield Fact("in a fresh sandbox")
 
 
+class LimitsHold(Check):
+    id = "SWERL-P519"
+    family = "sandbox"
+    title = "limits of the sandboxes"
+    asks = "every limit of a sandbox can be enforced here; if not, a policy that is declared untrusted is refused"
+    remedy = "run as root where control groups can be written, or choose Docker or Kubernetes"
+    severity = "warning"
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        untrusted, where = ctx.cfg.harbor_runtime.sandbox.untrusted, ctx.source("harbor_runtime.sandbox.untrusted")
+        if ctx.backend == "other" and untrusted:
+            agent = ctx.cfg.harbor_agent
+            backend = agent.environment_import_path or agent.environment_type
+            yield self.found(
+                f"the policy is untrusted, and {backend} neither closes the network nor grades in a fresh sandbox",
+                where,
+                severity="fatal",
+                remedy="use bubblewrap, Docker or Kubernetes, or declare the policy trusted",
+            )
+        if ctx.backend == "bubblewrap":
+            for gap in limits.missing():
+                yield self.found(f"not enforced here: {gap}", where, severity="fatal" if untrusted else "warning")
+        yield Fact("all enforced")
+
+
 class ValidationEnds(Check):
     id = "SWERL-P510"
     family = "sandbox"
@@ -303,5 +329,6 @@ CHECKS = (
     PodNamesFit(),
     GatewayIsReachable(),
     GradedElsewhere(),
+    LimitsHold(),
     ValidationEnds(),
 )

@@ -488,6 +488,27 @@ def test_what_other_backends_do_not_do(site):
     for sets in ({}, DOCKER):
         assert not site.preflight(sets, only=["SWERL-P511", "SWERL-P518"]).problems
     assert warned(site.preflight(KUBERNETES, only=["SWERL-P511", "SWERL-P518"]), "SWERL-P511")
+    untrusted = {"harbor_runtime.sandbox.untrusted": True}
+    assert [p.id for p in site.preflight(other | untrusted, only=["SWERL-P519"]).fatal] == ["SWERL-P519"]
+    assert not site.preflight(DOCKER | untrusted, only=["SWERL-P519"]).problems
+
+
+def test_limits_that_need_root(site, site_module, tmp_path: Path):
+    """The same check as another user, who can make neither control groups nor users of the host for sandboxes."""
+    code = (
+        "import importlib.util, os, sys; from pathlib import Path;"
+        "s = importlib.util.spec_from_file_location('m', sys.argv[1]); m = importlib.util.module_from_spec(s); s.loader.exec_module(m);"
+        "site = m.Site(Path(sys.argv[2])); os.seteuid(65534);"
+        "reports = [site.preflight({'harbor_runtime.sandbox.untrusted': u}, only=['SWERL-P519']) for u in (False, True)];"
+        "print([(r.ok, len(r.problems), {p.id for p in r.problems}) for r in reports])"
+    )
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become another user")
+    path = tmp_path / "other"
+    path.mkdir()
+    command = [sys.executable, "-c", code, site_module.__file__, str(path)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[(True, 3, {'SWERL-P519'}), (False, 3, {'SWERL-P519'})]"
 
 
 def test_limits_of_the_shell(site, site_module, tmp_path: Path):
