@@ -63,12 +63,12 @@ class RunIsNotAlive(Check):
 
     def run(self, ctx: Context) -> Iterator[Finding]:
         lock = ctx.cfg.run_dir / "run.lock"
-        if _held(lock, ctx):
+        if is_held(lock, ctx):
             yield self.found(f"run {ctx.cfg.run_id} is held by {describe_holder(lock)}", str(lock))
         yield Fact("resumes" if ctx.run_dir.manifest.exists() else "new run")
 
 
-def _held(lock: Path, ctx: Context) -> bool:
+def is_held(lock: Path, ctx: Context) -> bool:
     """Whether some process holds a flock on the file, read from the kernel's list: asking with flock would itself take the lock."""
     try:
         inode = lock.stat().st_ino

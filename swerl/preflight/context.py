@@ -40,6 +40,7 @@ class Host:
     shm: Path = Path("/dev/shm")
     tmp: Path = Path("/tmp")
     home: Path = field(default_factory=Path.home)
+    cgroup: Path = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True)

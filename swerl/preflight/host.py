@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from swerl.forecast.memory import GIB, disk, size
+from swerl.forecast.memory import GIB, disk, forecast, size
 from swerl.forecast.plan import plan_of
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.context import Context
@@ -170,31 +170,65 @@ class HostMemory(Check):
     id = "SWERL-P705"
     family = "host"
     title = "memory"
-    asks = "sandboxes and offloaded optimizer states fit the host's memory together"
-    remedy = "lower harbor_runtime.num_workers or harbor_agent.environment_override_memory_mb"
+    asks = "sandboxes, offloaded optimizer states and the processes fit together into what this host, or this container, may use"
+    remedy = (
+        "lower harbor_runtime.num_workers or harbor_agent.environment_override_memory_mb, or set training.actor_offload: false where the"
+        " GPUs have room"
+    )
     severity = "warning"
     live = True
     faults = (31,)
 
     def run(self, ctx: Context) -> Iterator[Finding]:
-        total = int(meminfo(ctx)["MemTotal"])
-        agent, workers = ctx.cfg.harbor_agent, ctx.cfg.harbor_runtime.num_workers
-        if not ctx.sandbox_is_local:
-            raise NotApplicable("the sandboxes run elsewhere")
-        if agent.environment_override_memory_mb is None:
+        total, whose = usable_memory(ctx)
+        agent = ctx.cfg.harbor_agent
+        if ctx.sandbox_is_local and agent.environment_override_memory_mb is None:
             yield self.found(
                 "sandboxes have no memory limit: one of them can take the host down",
                 ctx.source("harbor_agent.environment_override_memory_mb"),
                 remedy="set harbor_agent.environment_override_memory_mb",
             )
-            return
-        need = workers * agent.environment_override_memory_mb << 20
-        if need > total:
-            yield self.found(
-                f"{workers} sandboxes of {agent.environment_override_memory_mb} MB may use {size(need)} of {size(total)}",
-                ctx.source("harbor_runtime.num_workers"),
-            )
-        yield Fact(f"{workers} sandboxes of {agent.environment_override_memory_mb} MB, {size(total)} in all")
+        parts = self._parts(ctx)
+        need = sum(parts.values())
+        said = ", ".join(f"{name} {size(amount)}" for name, amount in parts.items() if amount)
+        if parts["offloaded states"] > total:
+            remedy = "set training.actor_offload: false where the GPUs have room, or train on more nodes"
+            text = f"offloaded states alone need {size(parts['offloaded states'])}, {whose} {size(total)}"
+            yield self.found(text, ctx.source("training.actor_offload"), severity="fatal", remedy=remedy)
+        elif need > total:
+            yield self.found(f"about {size(need)} are needed ({said}), {whose} {size(total)}", ctx.source("harbor_runtime.num_workers"))
+        yield Fact(f"about {size(need)} of {size(total)}: {said}")
+
+    def _parts(self, ctx: Context) -> dict[str, int]:
+        plan = plan_of(ctx.cfg, steps=ctx.steps(), gpu_memory_bytes=None)
+        try:
+            host = forecast(ctx.shape(), plan).host
+        except NotApplicable:  # the policy cannot be read (SWERL-P101): what is left is the sandboxes
+            return {"sandboxes": plan.live_trials * plan.sandbox_bytes, "offloaded states": 0}
+        return {
+            "sandboxes": host.sandbox_bytes,
+            "offloaded states": host.offload_bytes,
+            "processes": host.process_bytes,
+            "object store and a step's data": host.store_bytes + host.data_bytes,
+        }
+
+
+def usable_memory(ctx: Context) -> tuple[int, str]:
+    """Bytes that this process and its children may use, and whose limit that is: the machine's, or that of a control group they are in."""
+    total, whose = meminfo(ctx)["MemTotal"], "this host has"
+    for line in (ctx.host.proc / "self" / "cgroup").read_text().splitlines():
+        _, kinds, path = line.split(":", 2)
+        if kinds not in ("", "memory"):
+            continue
+        root, name = (ctx.host.cgroup, "memory.max") if not kinds else (ctx.host.cgroup / "memory", "memory.limit_in_bytes")
+        here = root / path.strip("/")
+        for group in (here, *here.parents):
+            limit = (group / name).read_text().strip() if (group / name).is_file() else ""
+            if limit.isdigit() and int(limit) < total:
+                total, whose = int(limit), "this container may use"
+            if group == root:
+                break
+    return total, whose
 
 
 def meminfo(ctx: Context) -> dict[str, int]:

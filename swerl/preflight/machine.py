@@ -10,16 +10,53 @@ from pathlib import Path
 
 from swerl.forecast.memory import GIB, size
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
+from swerl.preflight.configuration import is_held
 from swerl.preflight.context import Context
 from swerl.preflight.host import meminfo
-from swerl.runs.process import TOKEN_VARIABLE, owned_processes
+from swerl.runs.process import TOKEN_VARIABLE, Seen, environment_of, every_process, owned_processes
+from swerl.runs.rundir import RunDir
 
 MINIMUM_OPEN_FILES = 4096
 MINIMUM_PROCESSES = 4096
 MANY_GROUPS, TOO_MANY_GROUPS = 50_000, 100_000
 MUCH_PERCPU, TOO_MUCH_PERCPU = 20 * GIB, 50 * GIB
 NETWORK_FILE_SYSTEMS = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "ceph", "lustre", "gpfs", "beegfs", "fuse.cpfs", "cpfs", "glusterfs", "fuse.sshfs", "9p"}
+    [
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "ceph",
+        "lustre",
+        "gpfs",
+        "beegfs",
+        "cpfs",
+        "glusterfs",
+        "9p",
+        "afs",
+        "orangefs",
+        "pvfs2",
+        "panfs",
+        "wekafs",
+        "fuse.cpfs",
+        "fuse.sshfs",
+        "fuse.glusterfs",
+        "fuse.ceph",
+        "fuse.ceph-fuse",
+        "fuse.juicefs",
+        "JuiceFS",
+        "fuse.s3fs",
+        "fuse.goofys",
+        "fuse.rclone",
+        "fuse.gcsfuse",
+        "fuse.mountpoint-s3",
+        "fuse.blobfuse2",
+        "fuse.alluxio-fuse",
+        "fuse.seaweedfs",
+        "fuse.weed",
+        "fuse.ossfs",
+        "fuse.cosfs",
+    ]
 )
 
 
@@ -131,21 +168,50 @@ class KernelCache(Check):
 class Leftovers(Check):
     id = "SWERL-P711"
     family = "host"
-    title = "leftovers of this run"
-    asks = "no process of an earlier start of this run is still alive without a supervisor"
+    title = "leftovers of runs"
+    asks = "no process of an ended run, this one or another of experiment.runs_dir, is still alive, and none left its directory in /tmp"
     remedy = "`swerl stop` ends what belongs to this run; the next `swerl train` does so too"
     severity = "warning"
     live = True
     budget_s = 5.0
 
     def run(self, ctx: Context) -> Iterator[Finding]:
-        token_file = ctx.run_dir.token
-        if not token_file.is_file():
-            raise NotApplicable("this run has not been started before")
-        found = owned_processes({TOKEN_VARIABLE: token_file.read_text().strip()}, ())
-        if found:
-            named = ", ".join(f"{seen.command} (pid {seen.pid})" for seen in found[:3])
-            yield self.found(f"{len(found)} process(es) of an earlier start are alive: {named}", str(ctx.cfg.run_dir))
+        token_file, runs_dir = ctx.run_dir.token, ctx.cfg.experiment.runs_dir
+        others = [RunDir.at(path.parent) for path in sorted(runs_dir.glob("*/run.token")) if path != token_file]
+        ended = [run for run in others if not is_held(run.lock, ctx)]
+        if not token_file.is_file() and not ended:
+            raise NotApplicable("no run has been started here before")
+        if token_file.is_file() and (found := owned_processes({TOKEN_VARIABLE: token_file.read_text().strip()}, ())):
+            yield self.found(f"{len(found)} process(es) of an earlier start are alive: {_named(found)}", str(ctx.cfg.run_dir))
+        yield from self._others(ended)
+
+    def _others(self, ended: list[RunDir]) -> Iterator[Finding]:
+        """What `swerl clean` would end and remove. The token is in the environment of every process of a run."""
+        tokens = {token: run for run in ended if (token := _token(run))}
+        alive: dict[str, list[Seen]] = {}
+        for seen in every_process() if tokens else ():
+            token = (environment_of(seen.pid) or {}).get(TOKEN_VARIABLE)
+            if token in tokens:
+                alive.setdefault(token, []).append(seen)
+        for token, found in alive.items():
+            run = tokens[token]
+            text = f"{len(found)} process(es) of run {run.id}, which has ended, are alive: {_named(found)}"
+            yield self.found(text, str(run.root), remedy="`swerl clean` ends what dead runs left")
+        if left := [str(run.scratch) for token, run in tokens.items() if run.scratch.is_dir() and token not in alive]:
+            text = f"{len(left)} ended run(s) left a directory: {left[0]}" + (" and others" if len(left) > 1 else "")
+            yield self.found(text, left[0], severity="note", remedy="`swerl clean` removes what dead runs left")
+
+
+def _token(run: RunDir) -> str:
+    """Empty where it is gone, as when somebody removes the run meanwhile, or is another user's."""
+    try:
+        return run.token.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _named(found: list[Seen]) -> str:
+    return ", ".join(f"{seen.command} (pid {seen.pid})" for seen in found[:3])
 
 
 CHECKS = (Limits(), ControlGroups(), FileSystems(), KernelCache(), Leftovers())

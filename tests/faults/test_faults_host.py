@@ -90,6 +90,32 @@ def test_j31_sandboxes_without_a_memory_limit(site):
     assert site.preflight(only=["SWERL-P705"]).ids == {"SWERL-P705"}
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_memory_of_the_container_counts_and_not_the_hosts(site, tmp_path: Path, version: int):
+    """A control group's limit, its own or one above it, in either version; without one the whole host is there."""
+    group = tmp_path / "cgroup" / ("memory" if version == 1 else "") / "pod"
+    (group / "task").mkdir(parents=True)
+    site.proc(self_cgroup="4:memory:/pod/task\n1:cpu:/\n" if version == 1 else "0::/pod/task\n")
+    site.places["cgroup"] = tmp_path / "cgroup"
+    assert not site.preflight(only=["SWERL-P705"]).problems
+    (group / ("memory.limit_in_bytes" if version == 1 else "memory.max")).write_text(f"{1 << 30}\n")
+    report = site.preflight(only=["SWERL-P705"])
+    assert report.ids == {"SWERL-P705"} and "this container may use 1.0 GiB" in report.problems[0].message
+
+
+def test_offloaded_states_that_the_host_cannot_hold(site):
+    """Exact, and so fatal; with sandboxes elsewhere too."""
+    site.gpus(8)
+    shape = json.loads((Path(__file__).parents[1] / "forecast" / "shapes" / "qwen3-30b-a3b.json").read_text())
+    (site.model / "config.json").write_text(json.dumps(shape))
+    sets = {"infrastructure.device": "cuda", "infrastructure.ngpus_per_node": 8, "training.actor_offload": True}
+    for memory_gib, fatal in ((64, True), (360, False), (900, None)):
+        site.proc(meminfo=f"MemTotal:       {memory_gib << 20} kB\n", self_cgroup="0::/\n")
+        found = site.preflight(sets, only=["SWERL-P705"]).problems
+        assert [p.severity for p in found] == ([] if fatal is None else ["fatal" if fatal else "warning"]), found
+        assert fatal is None or ("offloaded states" in found[0].message and "341.2 GiB" in found[0].message)
+
+
 _IN_NAMESPACE = """
 import importlib.util, json, sys
 from pathlib import Path

@@ -234,7 +234,7 @@ esac""",
             path = folder / name.replace("_", "/")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content)
-        for name in ("meminfo", "cgroups", "self/mountinfo", "locks"):
+        for name in ("meminfo", "cgroups", "self/mountinfo", "self/cgroup", "locks"):
             if not (folder / name).exists():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(Path("/proc") / name, folder / name)

@@ -18,6 +18,7 @@ import yaml
 
 from swerl.preflight import CHECKS, Report, run_file
 from swerl.runs.lock import hold
+from swerl.runs.rundir import RunDir
 
 PROJECT = Path(__file__).resolve().parents[2]
 CUDA = {"infrastructure.device": "cuda"}
@@ -542,6 +543,27 @@ def test_leftover_processes_of_this_run(site):
     finally:
         child.kill()
         child.wait()
+    assert not site.preflight(only=["SWERL-P711"]).problems
+
+
+def test_leftovers_of_other_runs(site, tmp_path):
+    """A dead run beside this one: its processes are named, its directory under /tmp is; a living run's are nobody's business."""
+    other = RunDir.of(site.root / "runs", "other")
+    other.root.mkdir(parents=True)
+    other.token.write_text("token-of-other\n")
+    other.create_scratch()
+    child = subprocess.Popen(["sleep", "60"], env={**os.environ, "SWERL_RUN_ID": "token-of-other"})
+    try:
+        [problem] = site.preflight(only=["SWERL-P711"]).problems
+        assert "1 process(es) of run other, which has ended" in problem.message and "swerl clean" in problem.remedy
+        with hold(other.lock):
+            assert not site.preflight(only=["SWERL-P711"]).problems
+    finally:
+        child.kill()
+        child.wait()
+    [problem] = site.preflight(only=["SWERL-P711"]).problems
+    assert problem.severity == "note" and str(other.scratch) in problem.message
+    shutil.rmtree(other.scratch)
     assert not site.preflight(only=["SWERL-P711"]).problems
 
 
