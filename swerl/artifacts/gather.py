@@ -15,7 +15,7 @@ import yaml
 
 from swerl.artifacts.crate import write_crate
 from swerl.artifacts.ledger import ARCHIVES, Ledger
-from swerl.artifacts.outputs import runtime_output
+from swerl.artifacts.outputs import runtime_output, wandb_run_ids
 from swerl.artifacts.provenance import seal_archive
 from swerl.artifacts.redact import known_secrets, redact
 from swerl.artifacts.results import Trial, best, costs, rate, trial_of, validations
@@ -168,6 +168,7 @@ def _metadata(run: RunDir, config: RunConfig) -> dict[str, Any]:
         "versions": attempts[-1].get("versions"),
         "checkpoint": {"path": str(checkpoint.path), "step": checkpoint.step, "version": checkpoint.version} if checkpoint else None,
         "checkpoints_passed_over": passed_over,
+        "wandb_run_ids": wandb_run_ids(run.root),
     }
 
 

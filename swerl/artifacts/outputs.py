@@ -28,7 +28,8 @@ def runtime_output(run: RunDir, config: RunConfig, results: dict[str, Any]) -> d
     best = results["best"]
     output["val_resolve_rate"]["value"] = best["resolve_rate"]["value"] if best else None
     output["training_curves"]["value"] = str(run.metrics) if run.metrics.is_file() else None
-    output["training_curves"]["wandb_run_id"] = wandb_run_id(run.root)
+    ids = wandb_run_ids(run.root)
+    output["training_curves"]["wandb_run_id"] = ids[-1] if ids else None
     for name in ("training_log", "vllm_log"):
         path = Path(output[name]["path"]) / output[name]["pattern"]
         output[name]["value"] = str(path) if path.is_file() else None
@@ -37,10 +38,10 @@ def runtime_output(run: RunDir, config: RunConfig, results: dict[str, Any]) -> d
     return output
 
 
-def wandb_run_id(root: Path) -> str | None:
-    """The id of the newest W&B run below the run directory, from its directory's name."""
-    found = sorted((p for p in root.glob("wandb/*run-*") if _WANDB_RUN.fullmatch(p.name)), key=lambda p: p.stat().st_mtime)
-    return _WANDB_RUN.fullmatch(found[-1].name)[1] if found else None
+def wandb_run_ids(root: Path) -> list[str]:
+    """Ids of the W&B runs below the run directory, one for each start of the trainer, newest last: from their directories' names."""
+    found = [(path.stat().st_mtime, match[1]) for path in root.glob("wandb/*run-*") if (match := _WANDB_RUN.fullmatch(path.name))]
+    return [id for _, id in sorted(found)]
 
 
 def wandb_sync(root: Path, environment: Path) -> list[str]:

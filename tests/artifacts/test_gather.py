@@ -125,6 +125,9 @@ def test_results_come_from_the_journal(make_run, tmp_path: Path):
 
 def test_outputs_are_filled_in(make_run, tmp_path: Path):
     run = make_run()
+    for age, name in enumerate(("offline-run-20260101_000000-first1", "run-20260102_000000-second2")):  # a resumed run has two
+        (run.root / "wandb" / name).mkdir(parents=True)
+        os.utime(run.root / "wandb" / name, (age, age))
     archive = gather(run.root, artifacts_dir=tmp_path / "artifacts")
     output = yaml.safe_load((archive / "runtime_info.yaml").read_text())["runtime_info"]["output"]
     assert output["checkpoint_path"]["value"] == str(run.checkpoints / "global_step_8" / "actor")
@@ -132,6 +135,8 @@ def test_outputs_are_filled_in(make_run, tmp_path: Path):
     assert output["training_log"]["value"] == str(run.trainer_log) and output["training_log"]["pattern"] == "first.log"
     assert output["vllm_log"]["value"] is None
     assert Path(output["trajectory_log"]["value"]).is_dir()
+    assert output["training_curves"]["wandb_run_id"] == "second2"
+    assert yaml.safe_load((archive / "metadata.yaml").read_text())["wandb_run_ids"] == ["first1", "second2"]
 
 
 def test_snapshot_asks_for_the_same_run(make_run, site, tmp_path: Path):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from swerl.artifacts.outputs import wandb_run_id, wandb_sync
+from swerl.artifacts.outputs import wandb_run_ids, wandb_sync
 from swerl.dashboard.panels import GROUPS, UNITS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,7 +76,7 @@ tracking.finish()
     subprocess.run([sys.executable, "-c", code], env=environment | places, check=True, capture_output=True, timeout=300)
 
     kept = next(tmp_path.glob("wandb/offline-run-*"))
-    assert wandb_run_id(tmp_path) == kept.name.rpartition("-")[2]
+    assert wandb_run_ids(tmp_path) == [kept.name.rpartition("-")[2]]
     assert wandb_sync(tmp_path, Path("env")) == [f"env/bin/wandb sync {kept}"]
     written = next(kept.glob("*.wandb")).read_bytes()
     assert b"critic/score/mean" in written and b"swerl/val/resolve_rate" in written

@@ -11,6 +11,9 @@ export interface ChartProps {
   sync?: string; note?: string; tick?: (v: number) => string; legend?: boolean;
 }
 
+/** Steps up to which every point gets a dot; with more of them a line reads better without. */
+const DOTTED = 30;
+
 export const TONES = ["t-teal", "t-blue", "t-amber", "t-purple", "t-red", "t-brown", "t-pink", "t-grey"] as const;
 
 /** Exponential moving average that starts without bias; `weight` 0 leaves points as they are. */
@@ -42,7 +45,7 @@ function table(lines: readonly Line[], smooth: number, log: boolean): { data: uP
     if (smooth) columns.push({ points: line.points, series: { label: line.label, stroke: stroke + "4d", width: 1, points: { show: false } } });
     columns.push({ points: smoothed(line.points, smooth), series: {
       label: line.label, stroke: line.faint ? stroke + "80" : stroke, width: 1.6, dash: line.dash ? [4, 3] : undefined, spanGaps: true,
-      points: { show: line.dots || line.points.length < 3, size: 6, fill: stroke, stroke } } });
+      points: { show: (u) => !!line.dots || u.data[0].length <= DOTTED, size: 6, fill: stroke, stroke } } });
   }
   const xs = [...new Set(columns.flatMap((c) => c.points.map((p) => p[0])))].sort((a, b) => a - b);
   const place = new Map(xs.map((x, i) => [x, i]));
@@ -70,7 +73,7 @@ export function Chart(props: ChartProps) {
       const { data, series, bands } = table(props.lines, props.smooth ?? 0, !!props.log);
       const axis = { stroke: colour("--muted"), grid: { stroke: colour("--grid"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
       plot.current = new uPlot({
-        width, height, legend: { show: false }, padding: [8, 8, 0, 0],
+        width, height, legend: { show: false }, padding: [8, 14, 0, 0],
         cursor: { sync: { key: props.sync ?? "page" }, points: { size: 6 }, y: false, drag: { x: true, y: false } },
         scales: { x: { time: !!props.time }, y: { distr: props.log ? 3 : 1,
           range: props.log ? undefined : (_, low, high) => span(low, high, !!props.zero) } },

@@ -27,18 +27,18 @@ def grid(seen: Seen, split: str) -> dict[str, Any]:
         tasks.setdefault(task, []).append(cell)
     found = []
     for task, cells in tasks.items():
-        graded, resolved = sum(c[2] for c in cells), sum(c[3] for c in cells)
+        _, trials, graded, resolved, signal = map(sum, zip(*cells, strict=True))
         name = ids.get(task, task)
         found.append(
             {
                 "task": task,
                 "id": name,
                 "cells": cells,
-                "trials": sum(c[1] for c in cells),
+                "trials": trials,
                 "graded": graded,
                 "resolved": resolved,
                 "rate": resolved / graded if graded else None,
-                "signal": sum(c[4] for c in cells),
+                "signal": signal,
                 "drift": _drift(cells),
                 "quarantined": quarantined.get(name),
             }
