@@ -10,8 +10,9 @@ import click
 
 from swerl.cli.options import Chosen, config_options
 from swerl.errors import fail
-from swerl.runs.registry import Registry
+from swerl.runs.registry import Registry, Run
 from swerl.runs.rundir import REGISTRY_NAME, RunDir
+from swerl.runs.states import LIVE
 
 
 def run_options[F: Callable[..., Any]](function: F) -> F:
@@ -29,8 +30,9 @@ def find_runs_dir(chosen: Chosen, given: str | None) -> Path:
     return config.experiment.runs_dir if config else Path("runs").absolute()
 
 
-def find_run(chosen: Chosen, run_id: str | None, given: str | None) -> RunDir:
-    """The run named; else the one of ``--profile`` or ``--set``, if any was given; else the newest that is registered."""
+def find_run(chosen: Chosen, run_id: str | None, given: str | None, choose: Callable[[list[Run]], Run] | None = None) -> RunDir:
+    """The run named; else the one of ``--profile`` or ``--set``, if any was given; else what ``choose`` takes of the registered ones,
+    newest first (default: a living one before the newest)."""
     runs_dir = find_runs_dir(chosen, given)
     if run_id is None and (chosen.profile or chosen.overrides):
         run_id = chosen.load().run_id
@@ -38,11 +40,28 @@ def find_run(chosen: Chosen, run_id: str | None, given: str | None) -> RunDir:
         registered = all_runs(runs_dir)
         if not registered:
             raise fail("SWERL-R019", "no run has been started here", "swerl train, or name another --runs-dir", where=str(runs_dir))
-        run_id = registered[0].id
+        run_id = (choose or living_first)(registered).id
     run = RunDir.of(runs_dir, run_id)
     if not run.manifest.exists():
         raise fail("SWERL-R016", f"there is no run {run_id}", "swerl status lists the runs", where=str(run.root))
     return run
+
+
+def living_first(runs: list[Run]) -> Run:
+    return next((run for run in runs if run.state in LIVE), runs[0])
+
+
+def ended_first(runs: list[Run]) -> Run:
+    return next((run for run in runs if run.state not in LIVE), runs[0])
+
+
+def only_living(runs: list[Run]) -> Run:
+    """For a verb that ends what it is about: it does not guess which."""
+    alive = [run for run in runs if run.state in LIVE]
+    if len(alive) > 1:
+        names = ", ".join(run.id for run in alive)
+        raise fail("SWERL-R023", f"{len(alive)} runs are alive: {names}", f"name the one that is meant: swerl stop {alive[0].id}")
+    return living_first(runs)
 
 
 def all_runs(runs_dir: Path):

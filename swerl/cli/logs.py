@@ -20,7 +20,9 @@ LOOK_S = 0.5
 @click.option("-n", "--lines", type=click.IntRange(min=0), default=40, show_default=True, help="How many of the last lines.")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
 def logs(chosen: Chosen, run_id: str | None, runs_dir: str | None, process: str, lines: int, follow: bool) -> int:
-    """Show what a process of RUN (default: the newest) prints. Numbers are in metrics.jsonl and events/, alarms in swerl status."""
+    """Show what a process of RUN (default: a living one, else the newest) prints.
+
+    Numbers are in metrics.jsonl and events/, alarms in swerl status."""
     from swerl.runs.logs import plain, read_new_lines, tail
 
     run = find_run(chosen, run_id, runs_dir)

@@ -14,7 +14,7 @@ from swerl.cli.options import Chosen, json_option, say_json, say_next
 @click.option("--every", "every_s", type=click.FloatRange(min=0.2), default=3.0, show_default=True, help="Seconds between two looks.")
 @json_option
 def status(chosen: Chosen, run_id: str | None, runs_dir: str | None, watching: bool, every_s: float, as_json: bool) -> int:
-    """Where RUN stands, on one screen; without RUN, all runs, and the newest one closer."""
+    """Where RUN stands, on one screen; without RUN, all runs, and a living one (else the newest) closer."""
     from dataclasses import asdict
 
     from swerl.runs.registry import Registry

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from swerl.cli.finding import find_run, run_options
+from swerl.cli.finding import find_run, only_living, run_options
 from swerl.cli.options import Chosen, say_next
 
 
@@ -14,18 +14,22 @@ from swerl.cli.options import Chosen, say_next
 @click.option("--deadline", "deadline_s", type=float, metavar="SECONDS", help="End it without saving if the step is not done by then.")
 @click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Wait no longer than this; the request stands.")
 def stop(chosen: Chosen, run_id: str | None, runs_dir: str | None, at_once: bool, deadline_s: float | None, timeout_s: float | None) -> int:
-    """Stop RUN (default: the newest): it finishes its step, saves and ends. A run whose supervisor died has its leftovers ended."""
+    """Stop RUN (default: the one that is alive): it finishes its step, saves and ends.
+
+    A run whose supervisor died has its leftovers ended."""
     from swerl.runs.display import duration
     from swerl.runs.registry import Registry
-    from swerl.runs.states import LIVE
+    from swerl.runs.states import LIVE, State
     from swerl.runs.stop import StopRequest
     from swerl.runs.stop import stop as stop_run
 
-    run = find_run(chosen, run_id, runs_dir)
+    run = find_run(chosen, run_id, runs_dir, only_living)
     registry = Registry(run.registry)
     row = registry.get(run.id)
     if row is not None and row.state in LIVE:
         click.echo(f"asked run {run.id} to stop {'at once' if at_once else 'when its step is saved'}")
+    elif row is not None:
+        click.echo(f"run {run.id} is not alive: it is {row.state}")
     waits = iter(range(1, 1_000_000))
 
     def waiting() -> None:
@@ -35,5 +39,5 @@ def stop(chosen: Chosen, run_id: str | None, runs_dir: str | None, at_once: bool
 
     row = stop_run(run, registry, StopRequest("now" if at_once else "drain", deadline_s), waiting=waiting, timeout_s=timeout_s)
     click.echo(f"run {run.id} is {row.state} at step {row.step or 0}; nothing of it is running")
-    say_next(f"swerl resume {run.id}")
+    say_next(f"swerl {'artifacts' if row.state == State.COMPLETED else 'resume'} {run.id}")
     return 0

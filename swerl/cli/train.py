@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from swerl.cli.finding import find_run, run_options
+from swerl.cli.finding import ended_first, find_run, run_options
 from swerl.cli.options import Chosen, config_options, patience_option, say_next
 from swerl.config import RunConfig, load_resolved
 
@@ -35,8 +35,8 @@ def train(chosen: Chosen, fresh: bool, detach: bool, patience: float | None) -> 
 @detach_option
 @patience_option
 def resume(chosen: Chosen, run_id: str | None, runs_dir: str | None, detach: bool, patience: float | None) -> int:
-    """Continue RUN (default: the newest) with the configuration in its own directory."""
-    run = find_run(chosen, run_id, runs_dir)
+    """Continue RUN (default: the newest that is not alive) with the configuration in its own directory."""
+    run = find_run(chosen, run_id, runs_dir, ended_first)
     config = load_resolved(run.resolved)
     if detach:
         return let_go(config)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from swerl.environment.installer import HOST_PATHS, MANIFEST
 from swerl.environment.inventory import normalise
@@ -219,4 +221,36 @@ class TrackerKey(Check):
         yield Fact("online")
 
 
-CHECKS = (EnvironmentsExist(), EnvironmentsMatchLock(), NothingShadows(), AttentionIsInstalled(), ParserExists(), TrackerKey())
+class SomebodyIsTold(Check):
+    id = "SWERL-P852"
+    family = "credentials"
+    title = "notifications"
+    asks = "whoever is told of alarms and of the run's end can be: the command is installed, the webhook is an address that resolves"
+    remedy = "correct notify.command or SWERL_NOTIFY_WEBHOOK, or leave them empty"
+    severity = "warning"
+    live = True
+    budget_s = 5.0
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        words, webhook = shlex.split(ctx.cfg.notify.command or ""), ctx.cfg.secrets.webhook
+        if not words and not webhook:
+            raise NotApplicable("nobody is to be told")
+        if words and ctx.program(words[0]) is None:
+            yield self.found(f"the command {words[0]} is not installed", ctx.source("notify.command"))
+        host = urlsplit(webhook).hostname
+        if webhook and (urlsplit(webhook).scheme not in ("http", "https") or not host):
+            yield self.found("the webhook is no http address", ctx.source("notify.webhook"))
+        elif host and not (answer := ctx.ask(["getent", "ahosts", host], timeout_s=3.0)).ok and answer.code is not None:
+            yield self.found(f"the webhook's host {host} does not resolve", ctx.source("notify.webhook"))
+        yield Fact(" and ".join(filter(None, ("a command" if words else "", "a webhook" if webhook else ""))))
+
+
+CHECKS = (
+    EnvironmentsExist(),
+    EnvironmentsMatchLock(),
+    NothingShadows(),
+    AttentionIsInstalled(),
+    ParserExists(),
+    TrackerKey(),
+    SomebodyIsTold(),
+)

@@ -49,7 +49,8 @@ class Notifier:
         return thread
 
     def _send(self, title: str, body: Mapping[str, Any], report: Callable[..., None]) -> None:
-        message = self.redacted(orjson.dumps({"title": title, **body}, default=str).decode())
+        said = {"title": title, "text": title, "content": title, **body}  # the title again by the names that chat webhooks read
+        message = self.redacted(orjson.dumps(said, default=str).decode())
         for way, send in (("command", self._run), ("webhook", self._post)):
             try:
                 send(message, self.redacted(title))
@@ -58,7 +59,8 @@ class Notifier:
 
     def redacted(self, text: str) -> str:
         for secret in self.secrets:
-            text = text.replace(secret, "<secret>")
+            for form in (secret, orjson.dumps(secret).decode()[1:-1]):
+                text = text.replace(form, "<secret>")
         return text
 
     def _run(self, message: str, title: str) -> None:

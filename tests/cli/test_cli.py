@@ -116,6 +116,36 @@ def test_status_stop_resume_and_clean_of_nothing(tmp_path):
     assert code == 1 and "SWERL-R001" in error
 
 
+def test_which_run_is_meant_where_none_is_named(tmp_path):
+    """Two that are alive and one that has ended after them: what shows takes a living one, what ends does not guess."""
+    from swerl.runs.process import this_process
+    from swerl.runs.registry import Registry
+    from swerl.runs.rundir import RunDir
+    from swerl.runs.states import State
+
+    def make(name: str, ends: bool) -> None:
+        run = RunDir.of(tmp_path, name)
+        run.create()
+        run.manifest.write_text("[]")
+        registry = Registry(run.registry)
+        registry.prepare(name, "digest")
+        registry.begin(name, this_process(), 3)
+        if ends:
+            registry.move(name, State.COMPLETED)
+        registry.close()
+
+    at = ("--runs-dir", str(tmp_path))
+    make("one", False), make("over", True)
+    assert "run one: running" in swerl("status", *at, cwd=tmp_path)[1]
+    make("two", False)
+    code, out, error = swerl("stop", *at, cwd=tmp_path)
+    assert code == 1 and "SWERL-R023" in error and "2 runs are alive: " in error and "asked" not in out
+    code, out, _ = swerl("stop", "over", *at, cwd=tmp_path)
+    assert code == 0 and "run over is not alive: it is completed" in out and "next: swerl artifacts over" in out
+    code, _, error = swerl("resume", *at, cwd=tmp_path)
+    assert code == 1 and "over" in error, "the one that has ended, whose configuration this test never wrote"
+
+
 @pytest.mark.slow
 def test_status_stop_and_clean_of_a_run(tmp_path):
     standin = PROJECT_ROOT / "tests" / "runs" / "standin.py"

@@ -546,6 +546,18 @@ def test_leftover_processes_of_this_run(site):
     assert not site.preflight(only=["SWERL-P711"]).problems
 
 
+def test_who_is_told_can_be_told(site):
+    def said(command: str, webhook: str) -> list[str]:
+        site.env["SWERL_NOTIFY_WEBHOOK"] = webhook
+        return [p.message for p in site.preflight({"notify.command": command}, only=["SWERL-P852"]).problems]
+
+    assert said("sh -c true", "http://127.0.0.1:9/hook") == []
+    assert said("no-such-program --now", "") == ["the command no-such-program is not installed"]
+    assert said("", "hooks.example.org/x") == ["the webhook is no http address"]
+    [message] = said("", "https://no-such-host.invalid/secret-path")
+    assert "no-such-host.invalid does not resolve" in message and "secret-path" not in message
+
+
 def test_leftovers_of_other_runs(site, tmp_path):
     """A dead run beside this one: its processes are named, its directory under /tmp is; a living run's are nobody's business."""
     other = RunDir.of(site.root / "runs", "other")

@@ -105,7 +105,13 @@ def test_a_webhook_gets_json_without_secrets():
         notifier.tell("run a", {"problem": f"password hunter2 at {url}"}, "stop", lambda *a, **k: failures.append((a, k))).join(30)
     finally:
         server.shutdown()
-    assert json.loads(got[0]) == {"title": "run a", "problem": "password <secret> at <secret>"} and failures == []
+    said = dict.fromkeys(("title", "text", "content"), "run a")  # what Slack and Discord show, beside ours
+    assert json.loads(got[0]) == {**said, "problem": "password <secret> at <secret>"} and failures == []
+
+
+def test_a_secret_is_found_in_the_form_that_json_gives_it():
+    notifier = Notifier(secrets=('a"b\\c',))
+    assert notifier.redacted(json.dumps({"problem": 'the key is a"b\\c'})) == '{"problem": "the key is <secret>"}'
 
 
 def test_who_cannot_be_told_is_an_event_and_nothing_more():
