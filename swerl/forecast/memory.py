@@ -16,6 +16,7 @@ from typing import Any
 from swerl.forecast.shape import ModelShape, dtype_bytes
 
 GIB = 2**30
+ASSUMED_GPU_BYTES = 80 * GIB  # where there is no card to ask
 MASTER_BYTES = 4  # verl loads a trainable FSDP model in fp32, whatever it computes in
 ADAM_BYTES = 8  # two fp32 moments
 # Contexts, communicators, profiling activations. One H100: 79.1 x 0.6 GiB - 45.96 of cache - 1.11 of weights, less the sampler's buffers.

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from swerl.config import RunConfig, examine
 from swerl.errors import Problem, SwerlError, fail
-from swerl.forecast.memory import Forecast
+from swerl.forecast.memory import ASSUMED_GPU_BYTES, Forecast
 from swerl.forecast.memory import forecast as forecast_of_plan
 from swerl.forecast.outlook import outlook
 from swerl.forecast.plan import plan_of
@@ -25,7 +25,6 @@ from swerl.forecast.text import render as render_forecast
 from swerl.preflight.catalog import CHECKS
 from swerl.preflight.context import Context, Host
 from swerl.preflight.explain import explain
-from swerl.preflight.gpus import ASSUMED_GPU_BYTES
 from swerl.preflight.report import Report
 from swerl.preflight.runner import run_checks, select, within
 from swerl.preflight.summary import forecast_of, summary

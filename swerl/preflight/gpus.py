@@ -9,13 +9,12 @@ import psutil
 
 from swerl.environment.cards import nvidia_smi, visible
 from swerl.environment.platforms import CUDA, MINIMUM_DRIVER
-from swerl.forecast.memory import GIB, forecast, size
+from swerl.forecast.memory import ASSUMED_GPU_BYTES, GIB, forecast, size
 from swerl.forecast.plan import plan_of
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.context import Context
 from swerl.runs.process import TOKEN_VARIABLE, environment_of
 
-ASSUMED_GPU_BYTES = 80 * GIB
 _SMI_TIMEOUT_S = 6.0
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from swerl.forecast.memory import ASSUMED_GPU_BYTES, forecast
+from swerl.forecast.outlook import outlook
+from swerl.forecast.plan import plan_of
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.context import Context
 
@@ -178,6 +181,27 @@ class SavesAndTests(Check):
         yield Fact(f"{length} steps, saved every {training.save_freq}, validated every {training.test_freq}")
 
 
+class WatchdogHasPatience(Check):
+    id = "SWERL-P309"
+    family = "training"
+    title = "limits of the watchdog"
+    asks = "the watchdog does not take a long update for a hang: watch.phase_min leaves room for the longest that the forecast sees"
+    remedy = "raise watch.phase_min (minutes), or shorten the update: the forecast says by which settings"
+    severity = "warning"
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        limit = ctx.cfg.watch.phase_min
+        if ctx.cfg.watch.actions.get("SWERL-W504") == "off":
+            raise NotApplicable("watch.actions turns SWERL-W504 off")
+        memory = None if ctx.on_cpu else ASSUMED_GPU_BYTES  # time does not depend on it here
+        phases = outlook(forecast(ctx.shape(), plan_of(ctx.cfg, steps=ctx.steps(), gpu_memory_bytes=memory))).high.step.phases
+        minutes = (phases["old_log_prob"] + phases["update_actor"] + phases["update_weights"]) / 60
+        if minutes > limit:
+            where = ctx.source("watch.phase_min")
+            yield self.found(f"an update may take {minutes:.0f} minutes, the run is stopped as hung after {limit:g}", where)
+        yield Fact(f"an update of up to {minutes:.0f} minutes, {limit:g} allowed")
+
+
 class EngineSwitches(Check):
     id = "SWERL-P308"
     family = "training"
@@ -211,4 +235,5 @@ CHECKS = (
     TailKillSparesGroups(),
     SavesAndTests(),
     EngineSwitches(),
+    WatchdogHasPatience(),
 )

@@ -37,7 +37,10 @@ class NoTrial(ClockRule):
 class WaitsForNobody(ClockRule):
     id = "SWERL-W502"
     title = "the trainer waits for trials that nobody runs"
-    asks = "the trainer samples or validates, no trial runs or is queued, and nothing happened for watch.idle_min minutes"
+    asks = (
+        "the trainer samples or validates, no trial runs, and nothing happened for watch.idle_min minutes (where some are queued: for"
+        " watch.no_trial_min)"
+    )
     remedy = (
         "verl's replay buffer polls for ever when an agent-loop worker has died or its event loop is blocked: the trainer's log has its"
         " last words; the same command resumes"
@@ -49,14 +52,14 @@ class WaitsForNobody(ClockRule):
         if picture.up_since is None or picture.phase not in ("sample", "validate") or picture.running:
             return None
         runner = (picture.samples[-1].get("runner") or {}) if picture.samples else {}
-        if runner.get("running") or runner.get("queued"):
-            return None
+        queued = (runner.get("running") or 0) + (runner.get("queued") or 0)
         minutes = picture.waited_s(now, picture.last_settled, picture.up_since, picture.phase_since) / MINUTE_S
-        if minutes < terms.watch.idle_min:
+        if minutes < (terms.watch.no_trial_min if queued else terms.watch.idle_min):
             return None
         what = "validation" if picture.phase == "validate" else f"step {picture.step}"
+        waiting = f"{queued} trials wait in the runner and none" if queued else "no trial"
         return Finding(
-            f"the replay buffer polls for {what}, and no trial has run for {minutes:.0f} minutes",
+            f"the replay buffer polls for {what}, and {waiting} has run for {minutes:.0f} minutes",
             {"minutes": minutes, "phase": picture.phase, "step": picture.step},
         )
 
@@ -79,15 +82,15 @@ class Boot(ClockRule):
 class Stuck(ClockRule):
     id = "SWERL-W504"
     title = "an update does not end"
-    asks = "the weight update, or what comes between two steps, has taken longer than watch.phase_min minutes"
+    asks = "the weight update, what comes between two steps, or the trainer's end has taken longer than watch.phase_min minutes"
     remedy = "a rank may wait for one that died: the trainer's log and py-spy dump say which; the same command resumes"
     action = "stop"
 
     def look(self, now: float, picture: Picture, terms: Terms) -> Finding | None:
         minutes = picture.waited_s(now, picture.phase_since) / MINUTE_S
-        if picture.phase not in ("update", "between") or minutes < terms.watch.phase_min:
+        what = {"update": "the update", "between": "what comes between two steps", "ending": "the trainer's end"}.get(picture.phase)
+        if what is None or minutes < terms.watch.phase_min:
             return None
-        what = "the update" if picture.phase == "update" else "what comes between two steps"
         return Finding(f"{what} has taken {minutes:.0f} minutes", {"minutes": minutes, "phase": picture.phase, "step": picture.step})
 
 

@@ -5,6 +5,7 @@ The trainer's phases, from its own events::
     boot ──engine.ready──▶ between ──step.begin──▶ sample ──engine.paused──▶ update ──engine.resumed──▶ between
                               │ validation.begin ──▶ validate ──validation.end──▶ between
 
+A process that was started and has not said ``trainer.start`` yet boots; one that has said ``trainer.end`` is ``ending`` until it is gone.
 ``up_since`` is when the engine last began to answer (None while it is away), ``awake_since`` when the watchdog looked again after a long
 while: a machine that slept did not hang. A fold never looks at the clock: what has not happened for a while is for the rules to see, with
 ``now`` in their hands.
@@ -121,6 +122,12 @@ def _step_begin(picture: Picture, event: Mapping[str, Any]) -> None:
     picture.enter("sample", event["time"])
 
 
+def _process_started(picture: Picture, event: Mapping[str, Any]) -> None:
+    if event.get("process") == "trainer":
+        picture.up_since, picture.replicas = None, None
+        picture.enter("boot", event["time"])
+
+
 def _gone(picture: Picture, event: Mapping[str, Any]) -> None:
     if event.get("process") == "trainer":
         picture.up_since = None
@@ -175,6 +182,7 @@ def _phase(name: str) -> Callable[[Picture, Mapping[str, Any]], None]:
 
 
 _FOLDS: dict[str, Callable[[Picture, Mapping[str, Any]], None]] = {
+    "process.started": _process_started,
     "trainer.start": _trainer_start,
     "engine.ready": _engine_ready,
     "engine.paused": _paused,
@@ -182,8 +190,8 @@ _FOLDS: dict[str, Callable[[Picture, Mapping[str, Any]], None]] = {
     "step.begin": _step_begin,
     "validation.begin": _phase("validate"),
     "validation.end": _phase("between"),
-    "run.stopped": _phase(""),
-    "trainer.end": _phase(""),
+    "run.stopped": _phase("ending"),
+    "trainer.end": _phase("ending"),
     "process.ended": _gone,
     "trial.started": _started,
     "trial.failed": _failed,

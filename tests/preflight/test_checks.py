@@ -546,6 +546,17 @@ def test_leftover_processes_of_this_run(site):
     assert not site.preflight(only=["SWERL-P711"]).problems
 
 
+def test_an_update_longer_than_the_watchdog_waits(site):
+    shape = PROJECT / "tests" / "forecast" / "shapes" / "qwen3-30b-a3b.json"
+    shutil.copyfile(shape, site.model / "config.json")
+    long = {**CUDA, **FLASH, "infrastructure.ngpus_per_node": 8, "training.train_batch_size": 512, "training.n_resp_per_prompt": 8}
+    long |= {"training.max_prompt_length": 40000, "training.max_response_length": 68000, "vllm.max_model_length": 128000}
+    report = site.preflight(long, only=["SWERL-P309"])
+    assert warned(report, "SWERL-P309") and "the run is stopped as hung after 120" in report.problems[0].message
+    for mended in ({"watch.phase_min": 6000}, {"watch.actions": {"SWERL-W504": "off"}}):
+        assert not site.preflight({**long, **mended}, only=["SWERL-P309"]).problems
+
+
 def test_who_is_told_can_be_told(site):
     def said(command: str, webhook: str) -> list[str]:
         site.env["SWERL_NOTIFY_WEBHOOK"] = webhook

@@ -224,6 +224,12 @@ def test_trials_that_are_queued_are_not_nobody(stream):
     assert stream.all_ids() == set()
 
 
+def test_trials_that_are_queued_for_ever_are_a_hang_too(stream):
+    stream.begin()
+    stream.pass_time(stream.terms.watch.no_trial_min + 1, runner={"answers": True, "running": 0, "queued": 64})
+    assert stream.all_ids() == {"SWERL-W502"} and "64 trials wait in the runner and none has run" in stream.raised[0].message
+
+
 def test_a_validation_that_hangs(stream):
     stream.emit("trainer", "validation.begin", step=0)
     stream.pass_time(16)
@@ -237,6 +243,26 @@ def test_an_engine_that_does_not_come_up(stream_with):
     assert stream.all_ids() == set()
     stream.pass_time(2)
     assert stream.all_ids() == {"SWERL-W503"}
+
+
+def test_a_trainer_that_says_nothing_from_its_start(stream_with):
+    """Imports from a file system that is gone: the process lives, and its first event never comes."""
+    stream = stream_with({})
+    stream.emit("supervisor", "process.started", process="trainer", pid=1)
+    stream.pass_time(61)
+    assert stream.all_ids() == {"SWERL-W503"}
+
+
+def test_a_trainer_that_does_not_end(stream):
+    """Everything is trained and saved, and a tracker's last upload waits for ever."""
+    stream.emit("trainer", "trainer.end", how="completed")
+    stream.pass_time(119)
+    assert stream.all_ids() == set()
+    stream.pass_time(2)
+    assert stream.all_ids() == {"SWERL-W504"} and "the trainer's end" in stream.raised[0].message
+    stream.emit("supervisor", "process.ended", process="trainer", pid=1, how="exit code 0")
+    stream.pass_time(130)
+    assert stream.all_ids() == {"SWERL-W504"}
 
 
 def test_an_update_that_does_not_end(stream):
