@@ -36,6 +36,8 @@ CALLS = {
     "trials, newest": "trials?split=train",
     "trials, slowest failed": "trials?split=train&outcome=infra_failed&order=slowest",
     "trials, searched": "trials?text=off-by-one&order=tokens",
+    "trials, searched in vain": "trials?text=no-such-word&order=slowest",
+    "trials, far down": "trials?split=train&order=turns&limit=100&offset=5000",
     "timeline": "timeline?split=train&step=100",
     "tail": "tail",
     "engine": "engine",

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from swerl.runs.process import boot_id
 
-VERSION = 2
+VERSION = 3
 BUCKET_S = 300
 
 SCHEMA = """
@@ -75,6 +75,7 @@ INDICES = {
     "trials_by_reward": "trials (reward)",
     "trials_found": "trials (findings, reward) WHERE findings > 0",
     "trials_by_settled": "trials (settled)",
+    "trials_by_words": "trials (key, error)",
     "trials_unsettled": "trials (started) WHERE outcome IS NULL",
 }
 

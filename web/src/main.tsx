@@ -74,6 +74,7 @@ function App() {
   const state = useAnswer<OverviewData>(run ? runUrl(run, "overview") : null, live.revision);
   const Panel = route.panel === "trial" ? TrialPanel : PANELS.find(([name]) => name === route.panel)?.[2];
   const seen = state.data;
+  const alarms = seen?.alarms.filter((a) => a.severity !== "note").length ?? 0;
   return <div class="page">
     <a class="skip" href="#main" onClick={(e) => { e.preventDefault(); document.getElementById("main")?.focus(); }}>To the content</a>
     <aside>
@@ -95,7 +96,7 @@ function App() {
         <span class="grow"><b>{seen.run}</b> step {seen.step}{seen.total_steps ? ` of ${seen.total_steps}` : ""}</span>
         {seen.doing && <span>{seen.doing.what}</span>}
         {seen.left_s !== null && <span>about {duration(seen.left_s)} left</span>}
-        {seen.alarms.some((a) => a.severity !== "note") && <a class="alarmcount" href={href(run, "overview")}>{seen.alarms.filter((a) => a.severity !== "note").length} alarms</a>}
+        {alarms > 0 && <a class="alarmcount" href={href(run, "overview")}>{alarms === 1 ? "1 alarm" : `${alarms} alarms`}</a>}
         {seen.total_steps ? <i class="progress" style={{ width: `${Math.min(100, 100 * seen.step / seen.total_steps)}%` }} /> : null}
       </div>}
       {live.behind > 0 && <p class="reading" role="status">The files of this run are being read for the first time: {Math.round(100 * (1 - live.behind))} %. What is shown grows with it.</p>}

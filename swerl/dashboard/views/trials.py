@@ -27,6 +27,7 @@ ORDER_INDEX: Mapping[str, str] = {
     "tokens": "trials_by_tokens",
     "reward": "trials_by_reward",
 }
+WIDE = ("trials_found", "trials_by_words")
 FEW = 5000
 COUNTED = 100_000
 _LISTED = (
@@ -71,27 +72,38 @@ def listed(seen: Seen, *, where: Mapping[str, Any], order: str, limit: int, offs
         parameters += [word, word]
     condition = " AND ".join(conditions)
     ids = seen.tasks()
-    source = seen.trials_by(_index(seen, where, order))
-    rows = seen.rows(
-        f"SELECT {_LISTED} FROM {source} WHERE {condition} ORDER BY {ORDERS[order]} LIMIT ? OFFSET ?", *parameters, limit, offset
-    )
-    if set(where) - {name for name, value in where.items() if value in (None, False)} <= {"split", "outcome", "fate"}:
+    narrow = _narrow(seen, where)
+    asked = {name for name, value in where.items() if value not in (None, "") and (name, value) != ("findings", False)}
+    if asked <= {"split", "outcome", "fate"}:
         total = _counted(seen, where)
     else:
-        total = seen.one(f"SELECT count(*) FROM (SELECT 1 FROM trials WHERE {condition} LIMIT {COUNTED})", *parameters)
+        source = seen.trials_by(narrow) if narrow else "trials"
+        total = seen.one(f"SELECT count(*) FROM (SELECT 1 FROM {source} WHERE {condition} LIMIT {COUNTED})", *parameters)
+    rows = []
+    if offset < total or total == COUNTED:
+        walked = narrow is None or (narrow in WIDE and total > FEW)
+        source = seen.trials_by(ORDER_INDEX[order] if walked else narrow)
+        rows = seen.rows(
+            f"SELECT {_LISTED} FROM {source} WHERE {condition} ORDER BY {ORDERS[order]} LIMIT ? OFFSET ?", *parameters, limit, offset
+        )
     return {"total": total, "counted": total < COUNTED, "trials": [{**dict(row), "task_id": ids.get(row["task"])} for row in rows]}
 
 
-def _index(seen: Seen, where: Mapping[str, Any], order: str) -> str:
-    """What finds few rows is looked up; else rows are walked in the order that is wanted until there are enough."""
+def _narrow(seen: Seen, where: Mapping[str, Any]) -> str | None:
+    """The index that leads to what fits; None where so much fits that trials are walked in the order that is wanted until there are
+    enough. Those in ``WIDE`` may lead to many."""
     if where.get("task"):
         return "trials_by_task"
     if where.get("step") is not None and where.get("split"):
         return "trials_by_step"
-    for name in ("outcome", "fate"):
+    if where.get("findings"):
+        return "trials_found"
+    if where.get("text"):
+        return "trials_by_words"
+    for name, index in (("outcome", "trials_by_outcome"), ("fate", "trials_by_fate"), ("split", "trials_by_step")):
         if where.get(name) is not None and _counted(seen, {name: where[name]}) <= FEW:
-            return f"trials_by_{name}"
-    return ORDER_INDEX[order]
+            return index
+    return None
 
 
 def _counted(seen: Seen, where: Mapping[str, Any]) -> int:
