@@ -28,7 +28,7 @@ from swerl.trials.outcomes import MEANING, Evidence, Judgement, Outcome, RewardM
 from swerl.trials.quarantine import Quarantine
 from swerl.trials.settings import RunnerSettings
 from swerl.trials.tail import TailKiller
-from swerl.trials.warm import Ready, Warm
+from swerl.trials.warm import Ahead, Ready, Warm
 
 BACKOFF_S = 1.0
 
@@ -151,41 +151,46 @@ class Scheduler:
 
     @contextlib.asynccontextmanager
     async def _turn(self, request: TrialRequest, ender: Ender) -> AsyncIterator[_Begun | None]:
-        """A place among those that run. Where all are taken and there is a pool, the trial's sandbox is made ready meanwhile; whatever the
-        body leaves of that is thrown away."""
-        begun = None
-        async with contextlib.AsyncExitStack() as places:
-            if self.warm.size and self._slots.locked():
-                async with _slot(self.warm.places, ender):
-                    begun = await self._ahead(request, ender)
-                    await places.enter_async_context(_slot(self._slots, ender))
-            else:
-                await places.enter_async_context(_slot(self._slots, ender))
-            try:
+        """A place among those that run, in the order in which trials came. Where all are taken and there is a pool, the trial's sandbox is
+        made ready meanwhile, and further in its turn if it is not up by then; whatever the body leaves of that is thrown away."""
+        begun, ahead = None, None
+        if self.warm.size and self._slots.locked():
+            ahead = Ahead(self.warm, lambda: self._ahead(request, ender))
+        try:
+            async with _slot(self._slots, ender):
+                if ahead is not None and ender.by is None:
+                    begun = await self._finished(ahead, ender)
                 yield begun
-            finally:
-                if begun is not None and begun.ready is not None:
-                    await asyncio.shield(self.warm.discard(begun.ready))
+        finally:
+            begun = begun or (None if ahead is None else await asyncio.shield(ahead.give_up()))
+            if begun is not None and begun.ready is not None:
+                await asyncio.shield(self.warm.discard(begun.ready))
+
+    async def _finished(self, ahead: Ahead[_Begun], ender: Ender) -> _Begun | None:
+        """What was begun ahead, now that the trial has its turn; None when that is nothing, or the trial is ended."""
+        ender.task = asyncio.current_task()
+        try:
+            return await ahead.taken()
+        except asyncio.CancelledError:
+            if ender.by is None or ender.task is None:
+                raise
+            ender.task.uncancel()
+            return None
+        finally:
+            ender.task = None
 
     async def _ahead(self, request: TrialRequest, ender: Ender) -> _Begun | None:
         """The next attempt's number and name, and its sandbox. None when the trial is ended or set aside, or it does not start."""
         if ender.by is not None or self.breaker.problem is not None or self.quarantine.holds(request.identity.task_hash):
             return None
-        begun = self._begin(request)
-        ender.task, began = asyncio.current_task(), time.monotonic()
+        begun, began = self._begin(request), time.monotonic()
         try:
             begun.ready = await self._attempts.prepare(request, begun.name)
-            self.warm.prepared(begun.ready, time.monotonic() - began)
-            return begun
-        except asyncio.CancelledError:
-            if ender.by is None or ender.task is None:
-                raise
-            ender.task.uncancel()
         except Exception as error:  # the attempt that follows meets the same trouble, where it counts
             self.warm.failed(begun.name, error)
-        finally:
-            ender.task = None
-        return None
+            return None
+        self.warm.prepared(begun.ready, time.monotonic() - began)
+        return begun
 
     def _begin(self, request: TrialRequest) -> _Begun:
         number, name = self._journal.begin(request.identity, lambda n: _trial_name(request, n))

@@ -1,8 +1,9 @@
 """Sandboxes made ready while their trials wait: the queue of a step is its schedule, and its next ``size`` trials have a sandbox each.
 
-A trial that finds all the runner's places taken gets one of the pool's, starts its own sandbox there, and keeps it until its turn; nobody
-else's trial ever gets it. Before it is used it must run a command; one that does not is thrown away and the trial starts as it would have
-without. ``counts``: prepared, used, dead (did not answer any more), failed (did not start), discarded (its trial was ended or set aside).
+A trial that finds all the runner's places taken gets one of the pool's, starts its own sandbox there, and keeps it until its turn, when it
+may still be starting; nobody else's trial ever gets it. Before it is used it must run a command; one that does not is thrown away and the
+trial starts as it would have without. ``counts``: prepared, used, dead (did not answer any more), failed (did not start), discarded (its
+trial was ended or set aside).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +41,42 @@ class Ready:
 
         environment.start = started
         trial.agent_environment = environment
+
+
+class Ahead[T]:
+    """Work for a trial that waits for its turn, begun once the pool has a place for it. It holds that place until the turn comes: then the
+    sandbox counts among those that run."""
+
+    def __init__(self, warm: Warm, work: Callable[[], Coroutine[Any, Any, T]]):
+        self._places, self._work = warm.places, work
+        self._has_place = False
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> T:
+        await self._places.acquire()
+        self._has_place = True
+        return await self._work()
+
+    async def taken(self) -> T | None:
+        """The trial has its turn. What was begun is finished first; None when nothing was."""
+        if not self._has_place:
+            return await self.give_up()
+        self._leave()
+        return await asyncio.shield(self._task)
+
+    async def give_up(self) -> T | None:
+        """End it. What it had finished by then is the caller's to throw away."""
+        self._task.cancel()
+        (found,) = await asyncio.gather(self._task, return_exceptions=True)
+        self._leave()
+        if isinstance(found, Exception):
+            raise found
+        return None if isinstance(found, BaseException) else found  # the latter: it was cancelled
+
+    def _leave(self) -> None:
+        if self._has_place:
+            self._has_place = False
+            self._places.release()
 
 
 class Warm:

@@ -90,6 +90,38 @@ def test_one_that_does_not_start_is_the_attempts_own_trouble(tmp_path, task, mon
     asyncio.run(main())
 
 
+def test_a_place_is_never_kept_from_a_trial_by_the_pool(tmp_path, task, monkeypatch):
+    """A sandbox takes for ever to start. Its trial has its turn meanwhile, and gives its place in the pool to the next."""
+    prepare, go_on = AttemptRunner.prepare, asyncio.Event()
+
+    async def stuck(self, request, trial_name):
+        if request.identity.sample == 2:
+            await go_on.wait()
+        return await prepare(self, request, trial_name)
+
+    monkeypatch.setattr(AttemptRunner, "prepare", stuck)
+
+    async def main():
+        async with Running(tmp_path / "run", slow(FIX), num_workers=2, warm_pool=1) as running:
+            trials = [asyncio.create_task(running.run(task, sample=n)) for n in range(4)]
+            await asyncio.wait_for(trials[3], 20)
+            assert [trial.done() for trial in trials] == [True, True, False, True]
+            assert running.runner.scheduler.warm.places._value == 1  # what is in its turn takes none of the pool's places
+            go_on.set()
+            assert [(await trial).reward for trial in trials] == [1.0] * 4
+            assert [event["warm"] for event in running.events("trial.started")] == [False, False, True, True]
+            assert running.runner.scheduler.stats()["warm"] == {"prepared": 2, "used": 2, "ready": 0}
+
+            go_on.clear()
+            trials = [asyncio.create_task(running.run(task, sample=n, version="b:1")) for n in range(3)]
+            await asyncio.wait_for(asyncio.gather(*trials[:2]), 20)
+            assert running.runner.scheduler.cancel(version="b:1") == 1  # in its turn, with a sandbox that is still starting
+            assert (await trials[2]).outcome is Outcome.CANCELLED
+            assert running.runner.scheduler.stats()["warm"] == {"prepared": 2, "used": 2, "ready": 0}
+
+    asyncio.run(main())
+
+
 def test_nothing_of_the_pool_outlives_a_stop_or_a_cancelled_trial(tmp_path, task):
     async def main():
         async def forever(messages):
