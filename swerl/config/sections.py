@@ -311,6 +311,7 @@ class Watch:
     entropy_min_share: float
     ess_min: float
     turns_min: float
+    history_min_share: float
     invalid_ratio_max: float
     flat_groups_max: float
     coverage_min: float

@@ -83,7 +83,6 @@ ELSEWHERE: dict[int, tuple[str, str]] = {
     41: ("not covered", "needs a cluster"),
     46: ("design", "absent trials give no rows and short groups are refilled (tests/trainer)"),
     48: ("design", "the gateway drops the header block before it renders a prompt (tests/gateway)"),
-    50: ("not covered", "only the requests of a running agent show it"),
     54: ("design", "validation before training is one setting that nothing else depends on"),
 }
 

@@ -12,6 +12,7 @@ from swerl.watch.rule import Finding, StepRule, number
 from swerl.watch.terms import Terms
 
 FIRST_STEPS = 3  # what "at first" means for a comparison with the past
+LEAST_TURNS = 4.0  # of a trial, below which its history cannot be cut much
 
 
 class Correlation(StepRule):
@@ -135,9 +136,40 @@ class Turns(StepRule):
 
     def look(self, step: int, row: Mapping[str, Any], picture: Picture, terms: Terms) -> Finding | None:
         found, least = number(row, self.reads), terms.watch.turns_min
-        if found is None or terms.max_turns < 2 or found >= least:
+        if found is None or terms.max_turns < 2 or found >= least or _history_is_cut(step, found, picture, terms):
             return None
         return Finding(f"{found:.2f} turns a trial, fewer than {least:g}", {"turns": found, "least": least})
 
 
-RULES = (Correlation(), RolloutKl(), LearningRate(), NoGradient(), LargeGradient(), Entropy(), EffectiveSamples(), Turns())
+class History(StepRule):
+    id = "SWERL-W109"
+    title = "agents cut their history"
+    reads = "num_turns/mean"
+    asks = "less than watch.history_min_share of the turns that trials had lie on their trained paths"
+    remedy = (
+        "tell the agent the model's window (harbor_agent.agent_kwargs; a client that does not know it may cut prompts to 4k tokens), or"
+        " turn off what condenses its history; capture.paths: all trains the other parts too"
+    )
+    faults = (50,)
+
+    def look(self, step: int, row: Mapping[str, Any], picture: Picture, terms: Terms) -> Finding | None:
+        found = number(row, self.reads)
+        if found is None or not _history_is_cut(step, found, picture, terms):
+            return None
+        turns = _turns_of(step, picture)
+        text = f"a trial has {turns:.1f} turns, and {found:.1f} of them on the path that is trained: agents cut or rewrite their history"
+        return Finding(text, {"turns": turns, "on_path": found})
+
+
+def _turns_of(step: int, picture: Picture) -> float:
+    """Mean turns of the step's trials in the loss, whatever path they lie on; 0 where none has settled."""
+    return mean([trial.turns for trial in picture.trials.get(step, ()) if trial.in_loss] or [0])
+
+
+def _history_is_cut(step: int, on_path: float, picture: Picture, terms: Terms) -> bool:
+    """A conversation that is condensed once or twice, or has a sub-agent, keeps a larger share; one that is cut at each turn, a turn."""
+    turns = _turns_of(step, picture)
+    return turns >= LEAST_TURNS and on_path < terms.watch.history_min_share * turns
+
+
+RULES = (Correlation(), RolloutKl(), LearningRate(), NoGradient(), LargeGradient(), Entropy(), EffectiveSamples(), Turns(), History())

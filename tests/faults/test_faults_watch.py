@@ -1,4 +1,4 @@
-"""Faults that only a running run shows: J12, J13, J17, J29. Planted in the events and metrics that its processes write."""
+"""Faults that only a running run shows: J12, J13, J17, J29, J50. Planted in the events and metrics that its processes write."""
 
 from __future__ import annotations
 
@@ -37,3 +37,13 @@ def test_j29_policy_that_stops_calling_tools(stream):
     for turns in (14.0, 9.0, 3.0, 1.1, 1.0):
         stream.trained(**{"num_turns/mean": turns})
     assert stream.all_ids() == {"SWERL-W108"} and stream.raised[0].action == "pause"
+
+
+def test_j50_prompts_cut_by_a_client_that_does_not_know_the_window(stream):
+    """Trials have fourteen turns each, and a turn or two on the path that the gateway recorded: what
+    ``tests/gateway/test_broken_clients.py::test_a_client_that_cuts_its_history`` does to a real gateway."""
+    stream.boot(replicas=2)
+    for on_path in (13.8, 1.1, 1.0):
+        stream.trained(turns=14, **{"num_turns/mean": on_path})
+    assert stream.all_ids() == {"SWERL-W109"}, "and nobody says that the policy stopped using its tools"
+    assert "a trial has 14.0 turns, and 1.0 of them" in stream.raised[0].message and "window" in stream.raised[0].remedy

@@ -11,7 +11,7 @@ import zlib
 from contextlib import asynccontextmanager
 
 import pytest
-from gatewaykit import TOOLS, running
+from gatewaykit import TOOLS, call_text, running
 
 from swerl.gateway.engines.scripted import ScriptReply, ScriptTurn
 
@@ -26,6 +26,10 @@ LARGE_TOKENS = 120_000  # with log-probabilities asked for, an answer of more by
 
 def says(turn: ScriptTurn) -> ScriptReply:
     return ScriptReply(text=f"answer {turn.turn}", delay_s=0.05)
+
+
+def says_calls(turn: ScriptTurn) -> str:
+    return call_text(f"cat -n file{turn.turn}.py")
 
 
 def says_much(turn: ScriptTurn) -> ScriptReply:
@@ -253,5 +257,26 @@ def test_a_storm_of_broken_clients_costs_nothing_that_lasts(tmp_path, model_dir,
                 tracemalloc.stop()
             assert after - before < 300_000 + 10_000 * more  # turns that were sampled are kept; the bodies alone were 40 MB
             assert await kit.recording(session)
+
+    asyncio.run(main())
+
+
+def test_a_client_that_cuts_its_history(tmp_path, model_dir, vllm_reader):
+    """One that does not know the model's window drops the oldest messages at each turn: every turn is counted, and the path that would be
+    trained holds a few of them. That is what the watchdog's SWERL-W109 goes by."""
+    kept = 4
+
+    async def main():
+        async with running(tmp_path, model_dir, vllm_reader, says_calls) as kit:
+            session, key = await kit.open()
+            messages = []
+            for _ in range(12):
+                choice = (await kit.chat(key, [*TASK, *messages[-kept:]]))["choices"][0]
+                call = choice["message"]["tool_calls"][0]
+                messages += [choice["message"], {"role": "tool", "tool_call_id": call["id"], "content": "a line"}]
+            recording = await kit.recording(session)
+            main_path = recording["paths"][-1]
+            assert recording["turns"] == 12 and main_path["turns"] <= 3
+            assert len(main_path["prompt_ids"]) + len(main_path["response_ids"]) < 400
 
     asyncio.run(main())

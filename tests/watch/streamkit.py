@@ -59,7 +59,15 @@ class Stream:
         self.emit("trainer", "step.begin", step=self.step)
 
     def trial(
-        self, task: int, sample: int, reward: float = 0.0, *, split: str = "train", setup_s: float = 2.0, settle: bool = True
+        self,
+        task: int,
+        sample: int,
+        reward: float = 0.0,
+        *,
+        split: str = "train",
+        setup_s: float = 2.0,
+        settle: bool = True,
+        turns: int = 14,
     ) -> None:
         name = f"{split}-{task}-{sample}-{self.step}"
         self.emit("runner", "trial.started", step=self.step, trial=name, task=str(task), split=split, attempt=1)
@@ -76,7 +84,7 @@ class Stream:
             outcome="completed",
             in_loss=True,
             reward=reward,
-            turns=14,
+            turns=turns,
             setup_s=setup_s,
         )
 
@@ -89,13 +97,17 @@ class Stream:
             file.write(orjson.dumps({"step": self.step, "lineage": "L1", "data": {**HEALTHY, **metrics}}) + b"\n")
         self.emit("trainer", "step.end", step=self.step)
 
-    def trained(self, *, rewards: tuple[float, ...] = (0.0, 1.0), setup_s: float = 2.0, **metrics: object) -> None:
-        """A whole step of eight groups; the samples of a group get ``rewards`` in turn."""
+    def trained(
+        self, *, rewards: tuple[float, ...] = (0.0, 1.0), setup_s: float = 2.0, turns: int | None = None, **metrics: object
+    ) -> None:
+        """A whole step of eight groups; the samples of a group get ``rewards`` in turn. A trial has ``turns`` turns; unless that is said,
+        as many as are on the path that is trained."""
         self.begin()
+        had = round(float(metrics.get("num_turns/mean", 14.0))) if turns is None else turns
         for task in range(8):
             self.now += 30
             for sample in range(8):
-                self.trial(task, sample, rewards[sample % len(rewards)], setup_s=setup_s)
+                self.trial(task, sample, rewards[sample % len(rewards)], setup_s=setup_s, turns=had)
         self.end(**metrics)
 
     def sample(self, **fields: object) -> None:

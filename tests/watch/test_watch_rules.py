@@ -63,6 +63,13 @@ def test_a_zero_gradient_is_one_too(stream):
     assert stream.alarms() == ["SWERL-W104"]
 
 
+def test_a_history_that_is_condensed_now_and_then_is_no_alarm(stream):
+    """A compaction in the middle, or a sub-agent, leaves half of the turns on the main path; few turns cannot be cut much."""
+    for turns, on_path in ((40, 18.0), (40, 20.0), (3, 1.3), (3, 1.3)):
+        stream.trained(turns=turns, **{"num_turns/mean": on_path})
+    assert stream.all_ids() == set()
+
+
 def test_tail_killed_trials_are_not_invalid(stream):
     for _ in range(3):
         stream.trained(**{"swerl/trials/in_loss": 56, "swerl/trials/outcome/tail_killed": 8})
