@@ -4,7 +4,8 @@ What an installer leaves differs from one installation to the next in two ways. 
 (``uv_cache.json``), to know later whether to build again. And its compiler has many workers, which files reach in another order each time:
 what earlier files left in an interpreter decides whether two equal constants of the next one are one object, and so a few of 40,000
 bytecode files differ. Here the notes are removed, and one process compiles all files in the order of their names. Bytecode that already is
-that of its source is left alone, so a second call adds nothing to an image's layer.
+that of its source is left alone, so a second call adds nothing to an image's layer. The standard library is compiled where its base image
+left that out, as slim ones do; otherwise each process would compile what it imports, and keep nothing, since nobody may write there.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import importlib.util
 import os
 import py_compile
 import sys
-from collections.abc import Iterator
+import sysconfig
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 
 _TIMES = "uv_cache.json"
@@ -31,6 +33,7 @@ def main(folders: list[str]) -> None:
             sys.exit(f"seal.py: {folder} is no environment: it has {len(sites)} folders lib/python3.*/site-packages")
         notes = forget_times(sites[0])
         print(f"{folder}: {compile_all(sites[0]):,} files compiled, {notes} notes of time removed")
+    print(f"standard library: {compile_library(Path(sysconfig.get_path('stdlib'))):,} files compiled")
 
 
 def forget_times(site: Path) -> int:
@@ -46,19 +49,31 @@ def forget_times(site: Path) -> int:
 
 def compile_all(site: Path) -> int:
     """Compile what has no bytecode of its own (PEP 552, unchecked hash); how many files that were. PyCompileError names a file."""
-    compiled = 0
-    for source in _sources(site):
-        target = importlib.util.cache_from_source(str(source))
-        if not _is_of(Path(target), source):
-            py_compile.compile(str(source), target, doraise=True, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
-            compiled += 1
-    return compiled
+    stale = [source for source in _sources(site, {"__pycache__"}) if not _is_of(_bytecode(source), source)]
+    return _compile(stale)
 
 
-def _sources(site: Path) -> Iterator[Path]:
-    for folder, below, files in os.walk(site):
-        below[:] = sorted(name for name in below if name != "__pycache__")
+def compile_library(stdlib: Path) -> int:
+    """Compile what the base has no bytecode for, but for tests, some of which are wrong on purpose."""
+    sources = _sources(stdlib, {"__pycache__", "site-packages", "test", "tests"})
+    return _compile([source for source in sources if not _bytecode(source).exists()])
+
+
+def _compile(sources: Sequence[Path]) -> int:
+    for source in sources:
+        mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+        py_compile.compile(str(source), str(_bytecode(source)), doraise=True, invalidation_mode=mode)
+    return len(sources)
+
+
+def _sources(root: Path, passed_over: Set[str]) -> Iterator[Path]:
+    for folder, below, files in os.walk(root):
+        below[:] = sorted(name for name in below if name not in passed_over)
         yield from (Path(folder, name) for name in sorted(files) if name.endswith(".py"))
+
+
+def _bytecode(source: Path) -> Path:
+    return Path(importlib.util.cache_from_source(str(source)))
 
 
 def _is_of(bytecode: Path, source: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import py_compile
 import shutil
@@ -82,3 +83,17 @@ def test_a_file_that_does_not_compile_is_named(tmp_path: Path):
     (make(tmp_path / "env", 1) / "wrong.py").write_text("def (")
     said = seal(tmp_path / "env")
     assert said.returncode != 0 and "wrong.py" in said.stderr
+
+
+def test_a_library_without_bytecode_is_compiled_once_and_its_tests_are_not(tmp_path: Path):
+    spec = importlib.util.spec_from_file_location("seal", SEAL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name, text in {"one.py": "A = 1", "test/bad.py": "def (", "site-packages/two.py": "B = 2", "three/__init__.py": "C = 3"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    py_compile.compile(str(tmp_path / "one.py"), doraise=True)
+    kept = list((tmp_path / "__pycache__").iterdir())[0].read_bytes()
+    assert module.compile_library(tmp_path) == 1 and module.compile_library(tmp_path) == 0
+    assert list((tmp_path / "__pycache__").iterdir())[0].read_bytes() == kept, "the base's own bytecode is the base's"
+    assert list((tmp_path / "three" / "__pycache__").iterdir())
