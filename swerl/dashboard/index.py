@@ -38,7 +38,7 @@ class RunIndex:
         self._own: tempfile.TemporaryDirectory[str] | None = None
         self._lock_fd, self.path = self._claim(index_path or run.root / NAME, beside=not (run.root / "SHA256SUMS").exists())
         self._db = store.open_writer(self.path)
-        self._files = {name: follow.Place(*rest) for name, *rest in self._db.execute("SELECT * FROM files")}
+        self._files = self._places()
         marks = self._db.execute("SELECT 1 FROM meta WHERE name GLOB 'changed|*'").fetchone()
         self._summed = marks is None and store.has_indices(self._db)  # else its last writer was killed before it got there
 
@@ -57,11 +57,13 @@ class RunIndex:
             self.done_bytes = 0
             self.total_bytes = sum(max(0, _size(path) - self._files.get(name, follow.Place()).offset) for name, path in sources)
             taker, changed = Taker(self._db), lineage is not None or not self._summed
-            for name, path in sources:
-                for piece in follow.read(path, self._files.get(name, follow.Place())):
-                    self._take(taker, name, piece)
-                    changed = True
-            self.total_bytes = 0
+            try:
+                for name, path in sources:
+                    for piece in follow.read(path, self._files.get(name, follow.Place())):
+                        self._take(taker, name, piece)
+                        changed = True
+            finally:
+                self.total_bytes = 0
             if not changed:  # a line that is being written, or that its writer was killed in
                 return False
             self._sum_up(taker, lineage)
@@ -121,10 +123,18 @@ class RunIndex:
                 taker.broken = 0
             db.execute("COMMIT")
         except BaseException:
-            db.execute("ROLLBACK")
+            self._undo(db)
             raise
         self._files[name], self._summed = place, False
         self.done_bytes += max(0, place.offset - (0 if piece.anew else before.offset))
+
+    def _places(self) -> dict[str, follow.Place]:
+        return {name: follow.Place(*rest) for name, *rest in self._db.execute("SELECT * FROM files")}
+
+    def _undo(self, db: sqlite3.Connection) -> None:
+        if db.in_transaction:  # a full disk has ended it already
+            db.execute("ROLLBACK")
+        self._files = self._places()
 
     def _forget(self, db: sqlite3.Connection) -> None:
         for table in ("gauges", "gauge_means", "events", "counts", "tasks", "trials", "groups", "steps", "work", "files"):
@@ -151,7 +161,7 @@ class RunIndex:
                 db.execute("INSERT OR REPLACE INTO meta VALUES ('lineage', ?)", (lineage,))
             db.execute("COMMIT")
         except BaseException:
-            db.execute("ROLLBACK")
+            self._undo(db)
             raise
         taker.changed.clear()
         self._summed = True

@@ -1,12 +1,13 @@
 """Keeps the indexes of runs that somebody looks at up to date, and tells the pages: server-sent events.
 
 An event is the run's index revision and how far a first reading is; the page then asks again for what it shows. A comment every
-``KEEPALIVE_S`` lets a connection that is gone be noticed.
+``KEEPALIVE_S`` lets a connection that is gone be noticed. An index that cannot be written (a full disk) is told, and tried again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,6 +16,7 @@ import orjson
 from aiohttp import web
 
 from swerl.dashboard.catalogue import Catalogue
+from swerl.dashboard.index import RunIndex
 
 POLL_S = 0.7
 WATCHED_S = 60.0  # a run is followed so long after somebody last asked for it
@@ -29,6 +31,7 @@ class Follower:
         self._catalogue = catalogue
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="index")
         self._asked: dict[str, float] = {}
+        self._trouble: dict[str, str] = {}
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
@@ -52,14 +55,23 @@ class Follower:
         if first:
             loop = asyncio.get_running_loop()
             index = await loop.run_in_executor(self._thread, self._catalogue.index, name)
-            await asyncio.wait([asyncio.ensure_future(loop.run_in_executor(self._thread, index.refresh))], timeout=1.5)
+            await asyncio.wait([asyncio.ensure_future(self._refreshed(name, index))], timeout=1.5)
+
+    async def _refreshed(self, name: str, index: RunIndex) -> bool:
+        """Whether there is something new to tell."""
+        changed, trouble = False, ""
+        try:
+            changed = await asyncio.get_running_loop().run_in_executor(self._thread, index.refresh)
+        except (OSError, sqlite3.Error) as error:
+            trouble = str(error)
+        before, self._trouble[name] = self._trouble.get(name, ""), trouble
+        return changed or trouble != before
 
     async def _follow(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             now = time.monotonic()
             for name, index in self._catalogue.opened().items():
-                if now - self._asked.get(name, 0.0) < WATCHED_S and await loop.run_in_executor(self._thread, index.refresh):
+                if now - self._asked.get(name, 0.0) < WATCHED_S and await self._refreshed(name, index):
                     self._tell()
             await asyncio.sleep(POLL_S)
 
@@ -101,4 +113,4 @@ class Follower:
 
     def _state(self, name: str) -> dict[str, Any]:
         index = self._catalogue.opened()[name]
-        return {"run": name, "revision": index.revision, "behind": round(index.behind, 2)}
+        return {"run": name, "revision": index.revision, "behind": round(index.behind, 2), "trouble": self._trouble.get(name, "")}

@@ -70,7 +70,7 @@ class Taker:
                         settled.append((key, event["split"], event["step"], time))
                 elif kind == "trial.failed" and trial:
                     failed.append((event["outcome"], event.get("error"), trial))
-            except KeyError:
+            except (KeyError, TypeError):
                 self.broken += 1
                 continue
             counts[kind] += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import aiohttp
@@ -13,9 +14,10 @@ import pytest
 from yarl import URL
 
 from swerl.dashboard.catalogue import Catalogue
+from swerl.dashboard.index import wait_until_read
 from swerl.dashboard.server import Address, DashboardServer
 from swerl.errors import SwerlError
-from tests.dashboard.dashkit import with_server
+from tests.dashboard.dashkit import serving, with_server
 
 VIEWS = ("overview", "config", "names", "validations", "rates", "tasks", "steps", "trials", "tail", "engine", "cost", "logs")
 
@@ -159,6 +161,35 @@ def test_what_is_written_reaches_a_listening_page(run_dir: Path) -> None:
             assert answer.status == 404
 
     with_server(run_dir.parent, ask)
+
+
+def test_an_index_that_has_no_room_says_so_and_goes_on_when_it_has(run_dir: Path) -> None:
+    async def go() -> None:
+        async with serving(run_dir.parent) as (server, http):
+            index = await asyncio.to_thread(server._catalogue.index, "made")
+            await asyncio.to_thread(wait_until_read, index)
+            async with http.get(f"{server.url}api/live", params={"run": "made"}) as stream:
+
+                async def until(true: Callable[[dict], bool]) -> dict:
+                    async for line in stream.content:
+                        if line.startswith(b"data: ") and true(state := orjson.loads(line[6:])):
+                            return state
+                    raise AssertionError("the stream ended")
+
+                before = await until(lambda state: state["behind"] == 0)
+                assert before["trouble"] == ""
+                index._db.execute("PRAGMA max_page_count = 1")  # as many pages as there are: the same error as a full disk's
+                event = {"time": 1.0, "source": "trainer", "kind": "made.mark", "words": "x" * 15_000}
+                with (run_dir / "events" / "trainer.jsonl").open("ab") as file:
+                    file.write((orjson.dumps(event) + b"\n") * 20)
+                assert "full" in (await until(lambda state: state["trouble"]))["trouble"]
+                index._db.execute("PRAGMA max_page_count = 1000000")
+                after = await until(lambda state: not state["trouble"])
+                assert after["revision"] == before["revision"] + 1
+            with index.reading() as db:
+                assert db.execute("SELECT count(*) FROM events WHERE kind = 'made.mark'").fetchone()[0] == 20
+
+    asyncio.run(go())
 
 
 def test_hostile_files_of_a_trial_are_text(run_dir: Path) -> None:

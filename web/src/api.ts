@@ -3,7 +3,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 
 export type Params = Record<string, string | number | undefined | null>;
 export interface Answer<T> { data: T | null; error: string | null; loading: boolean }
-export interface Live { revision: number; behind: number; connected: boolean }
+export interface Live { revision: number; behind: number; trouble: string; connected: boolean }
 
 export function runUrl(run: string, view: string, params: Params = {}): string {
   const words = Object.entries(params).filter(([, v]) => v !== undefined && v !== null && v !== "")
@@ -40,11 +40,11 @@ export function useAnswer<T>(url: string | null, revision: number): Answer<T> {
 }
 
 export function useLive(run: string | null): Live {
-  const [live, set] = useState<Live>({ revision: 0, behind: 0, connected: false });
+  const [live, set] = useState<Live>({ revision: 0, behind: 0, trouble: "", connected: false });
   useEffect(() => {
     if (!run) return;
     const source = new EventSource(`/api/live?run=${encodeURIComponent(run)}`);
-    source.onmessage = (event) => { const told = JSON.parse(event.data); set({ revision: told.revision, behind: told.behind, connected: true }); };
+    source.onmessage = (event) => { const told = JSON.parse(event.data); set({ revision: told.revision, behind: told.behind, trouble: told.trouble, connected: true }); };
     source.onerror = () => set((old) => ({ ...old, connected: false }));
     return () => source.close();
   }, [run]);

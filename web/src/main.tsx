@@ -99,6 +99,7 @@ function App() {
         {alarms > 0 && <a class="alarmcount" href={href(run, "overview")}>{alarms === 1 ? "1 alarm" : `${alarms} alarms`}</a>}
         {seen.total_steps ? <i class="progress" style={{ width: `${Math.min(100, 100 * seen.step / seen.total_steps)}%` }} /> : null}
       </div>}
+      {live.trouble && <p class="reading" role="alert">This run is not followed: {live.trouble}. It is tried again.</p>}
       {live.behind > 0 && <p class="reading" role="status">The files of this run are being read for the first time: {Math.round(100 * (1 - live.behind))} %. What is shown grows with it.</p>}
       <main id="main" tabIndex={-1}>
         <h1 class="visually-hidden">{route.panel} of {run ?? "no run"}</h1>

@@ -11,6 +11,7 @@ from swerl.dashboard.context import Seen
 from swerl.dashboard.store import BUCKET_S
 
 BUCKETS = 400
+EACH_S = 8 * 3600  # a longer run is shown by its stored means
 PARTS = ("gen", "old_log_prob", "ref", "adv", "update_actor", "update_critic", "update_weights", "save_checkpoint", "testing")
 
 
@@ -24,7 +25,7 @@ def gauges(seen: Seen) -> dict[str, Any]:
     if first is None:
         return {}
     found: dict[str, list[list[float]]] = {}
-    if last - first > BUCKETS * BUCKET_S:
+    if last - first > EACH_S:
         sql = """SELECT name, min(bucket) * :span, sum(total) / sum(n) FROM gauge_means
             GROUP BY name, CAST(bucket * :span / :width AS INTEGER) ORDER BY name, 2"""
     else:
