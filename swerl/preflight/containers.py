@@ -22,6 +22,7 @@ class DockerAnswers(Check):
     remedy = "start the daemon, install the package docker-compose-plugin, or set harbor_agent.docker_host"
     live = True
     budget_s = 9.0
+    hung = "fatal"
     faults = (9,)
 
     def run(self, ctx: Context) -> Iterator[Finding]:

@@ -104,6 +104,8 @@ class DiskHolds(Check):
     asks = "the disk of the runs directory holds the checkpoints this run will keep, and it can be written"
     remedy = "free space, lower training.max_checkpoints, raise training.save_freq, or set experiment.runs_dir to a larger disk"
     live = True
+    budget_s = 4.0
+    hung = "fatal"
 
     def run(self, ctx: Context) -> Iterator[Finding]:
         runs_dir = ctx.cfg.experiment.runs_dir

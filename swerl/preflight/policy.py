@@ -23,6 +23,7 @@ class ModelIsThere(Check):
     title = "policy"
     asks = "model.model_path is a checkpoint directory with a config.json that describes a language model"
     remedy = "point model.model_path at the directory of a Hugging Face checkpoint (config.json, safetensors, tokenizer)"
+    hung = "fatal"
 
     def run(self, ctx: Context) -> Iterator[Finding]:
         path = ctx.cfg.model.model_path

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 
+from swerl.config.nearest import suggestion
 from swerl.errors import Problem
 from swerl.preflight.check import Check, Fact, NotApplicable
 from swerl.preflight.context import Context
@@ -104,10 +105,15 @@ def side_by_side[T](ask: Callable[[str], T], names: Iterable[str], most: int = 8
 def select(
     checks: Sequence[Check], *, only: Collection[str] = (), skip: Collection[str] = (), live: bool = True, deep: bool = False
 ) -> list[Check]:
-    """Checks wanted by id or family. Naming a slow check selects it; otherwise ``deep`` does. An unknown word is a ValueError."""
-    known = {c.id for c in checks} | {c.family for c in checks}
-    if unknown := sorted({*only, *skip} - known):
-        raise ValueError(f"no check or family is called {unknown[0]!r}; families: {', '.join(sorted({c.family for c in checks}))}")
+    """Checks wanted by id (``SWERL-P102``, or ``p102``) or family. Naming a slow check selects it; otherwise ``deep`` does. An unknown word
+    is a ValueError."""
+    known = {c.id.lower(): c.id for c in checks} | {c.id.lower().removeprefix("swerl-"): c.id for c in checks}
+    known |= {c.family: c.family for c in checks}
+    if unknown := [word for word in (*only, *skip) if word.lower() not in known]:
+        families = ", ".join(sorted({c.family for c in checks}))
+        near = suggestion(unknown[0].upper(), [c.id for c in checks]) or suggestion(unknown[0], sorted({c.family for c in checks}))
+        raise ValueError(f"no check or family is called {unknown[0]!r}{near}; families: {families}")
+    only, skip = {known[word.lower()] for word in only}, {known[word.lower()] for word in skip}
     chosen = []
     for check in checks:
         named = check.id in only

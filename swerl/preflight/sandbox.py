@@ -29,6 +29,7 @@ class SandboxStarts(Check):
     remedy = "install bubblewrap and allow user namespaces (sysctl kernel.unprivileged_userns_clone=1), or choose another sandbox"
     live = True
     budget_s = 10.0
+    hung = "fatal"
 
     def run(self, ctx: Context) -> Iterator[Finding]:
         if ctx.backend != "bubblewrap":

@@ -194,7 +194,8 @@ def test_select():
     assert ids(only=["batch"]) == {c.id for c in CHECKS if c.family == "batch"}
     assert ids(skip=["gpu", "SWERL-P701"]) == {c.id for c in CHECKS if c.family != "gpu" and c.id != "SWERL-P701" and not c.slow}
     assert ids(live=False) == {c.id for c in CHECKS if not c.live}
-    with pytest.raises(ValueError, match="no check or family is called 'bacth'"):
+    assert ids(only=["p110", "Batch"]) == {"SWERL-P110"} | ids(only=["batch"])
+    with pytest.raises(ValueError, match="no check or family is called 'bacth'; did you mean `batch`"):
         select(CHECKS, only=["bacth"])
 
 
