@@ -69,7 +69,10 @@ def make_run(site) -> Callable[..., RunDir]:
         run.token.write_text("a-token-of-this-run-only")
         write_json(run.services, {"gateway": {"admin_token": "admin-token-value", "pid": 1}}, 0o600)
         EventLog(run.events_of("trainer"), "trainer").emit("step.end", step=8)
-        EventLog(run.events_of("runner"), "runner").emit("task.quarantined", task="t1", attempts=4, error="pull failed: admin-token-value")
+        runner = EventLog(run.events_of("runner"), "runner")
+        for task in ("t1", "t2"):
+            runner.emit("task.quarantined", task=task, attempts=4, error="pull failed: admin-token-value")
+        runner.emit("task.released", task="t2", why="its content has changed")
         (run.logs / f"{name}.log").write_text(
             "".join(f"line {i}\n" for i in range(2000))
             + f"WANDB_API_KEY={KEY}\nGET /t/8Zx3vWq0pLkTn5YbRuE1aQ/v1/models\nBearer admin-token-value\n"
@@ -119,6 +122,10 @@ def test_results_come_from_the_journal(make_run, tmp_path: Path):
     best = results["best"]
     assert best["step"] == 8 and best["resolve_rate"]["coverage"] == 1.0 and best["pass_at"]["4"] == {"value": 0.75, "tasks": 4}
     assert 0.5 < best["resolve_rate"]["low"] < 0.75 < best["resolve_rate"]["high"]
+    shown = json.loads((archive / "summary.json").read_bytes())["tasks"]["train"]
+    assert [(task["id"], task["quarantined"]) for task in shown if task["quarantined"]] == [
+        ("t1", "no attempt worked; the first: pull failed: <secret>")
+    ]
     assert results["set_aside"] == [{"what": "task", "name": "t1", "error": "pull failed: <secret>"}]
     assert results["train"]["cost_by_outcome"] == {"env_failed": {"trials": 1, "attempts": 1, "seconds": 2.0}}
 
