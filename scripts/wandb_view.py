@@ -89,8 +89,7 @@ def make(spaces: Any, given: argparse.Namespace) -> int:
     if given.dry_run:
         print(workspace._to_model().spec.model_dump_json(by_alias=True, exclude_none=True, indent=1))
         return 0
-    workspace.save()
-    print(workspace.url)
+    workspace.save()  # which tells the view's address
     return 0
 
 
