@@ -10,7 +10,7 @@ from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.containers import client
 from swerl.preflight.context import Context
 from swerl.preflight.indexes import Row
-from swerl.preflight.kubeapi import Cluster, KubeError, read_kubeconfig
+from swerl.preflight.kubeapi import Cluster, KubeError, cluster_of, kubeconfig_of
 from swerl.preflight.registry import Image, RegistryUnreachable, exists
 from swerl.preflight.runner import side_by_side
 
@@ -33,10 +33,9 @@ class ClusterAnswers(Check):
     def run(self, ctx: Context) -> Iterator[Finding]:
         if ctx.backend != "kubernetes":
             raise NotApplicable(f"the sandbox is {ctx.backend}")
-        path, namespace = ctx.cfg.k8s.kubeconfig, ctx.cfg.k8s.namespace
-        path = path or (ctx.host.home / ".kube" / "config")
+        path, namespace = kubeconfig_of(ctx), ctx.cfg.k8s.namespace
         try:
-            cluster = read_kubeconfig(path)
+            cluster = cluster_of(ctx)
             version = cluster.ask("/version")["gitVersion"]
             yield from self._nodes(cluster)
             yield from self._rights(cluster, namespace)

@@ -41,6 +41,7 @@ class Host:
     tmp: Path = Path("/tmp")
     home: Path = field(default_factory=Path.home)
     cgroup: Path = Path("/sys/fs/cgroup")
+    service_account: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
 @dataclass(frozen=True, slots=True)

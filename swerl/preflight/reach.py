@@ -16,7 +16,7 @@ from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.clusters import image_of
 from swerl.preflight.containers import client
 from swerl.preflight.context import Context
-from swerl.preflight.kubeapi import Cluster, KubeError, read_kubeconfig
+from swerl.preflight.kubeapi import Cluster, KubeError, cluster_of
 from swerl.preflight.registry import Image
 
 SKEW_S = 30.0
@@ -75,7 +75,7 @@ def _names(ctx: Context) -> dict[str, str]:
 
 def _cluster(ctx: Context) -> Cluster | None:
     try:
-        return read_kubeconfig(ctx.cfg.k8s.kubeconfig or (ctx.host.home / ".kube" / "config"))
+        return cluster_of(ctx)
     except KubeError:
         return None  # SWERL-P504 says why
 

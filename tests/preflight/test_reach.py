@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import ssl
 import subprocess
 import sys
 import threading
@@ -16,10 +17,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 import yaml
 
-from swerl.preflight import CHECKS, cards
+from swerl.preflight import CHECKS, cards, kubeapi
 from swerl.preflight.runner import select
 
 DOCKER = {"harbor_agent.environment_import_path": "harbor.environments.docker.docker:DockerEnvironment"}
@@ -87,6 +89,42 @@ def test_clock_of_the_docker_daemon(site):
     assert report.ids == {"SWERL-P514"} and re.search(r"72\d\d s behind", report.problems[0].message)
     site.program("docker", "date -u +%Y-%m-%dT%H:%M:%S.123456789Z")
     assert not site.preflight(DOCKER, only=["SWERL-P514"]).problems
+
+
+def test_credentials_from_a_program(site, tmp_path):
+    """What clouds write into a kubeconfig: the program is run as the runner would; one that fails is named with its own words."""
+    entry = {"apiVersion": "client.authentication.k8s.io/v1", "command": "cloud-token", "args": ["--for", "c"], "env": None}
+    with api_server({"/version": {}}, 400.0) as server:
+        sets = on(server, tmp_path)
+        path = tmp_path / "kubeconfig"
+        config = yaml.safe_load(path.read_text())
+        config["users"] = [{"name": "u", "user": {"exec": entry}}]
+        path.write_text(yaml.safe_dump(config))
+        answer = json.dumps({"kind": "ExecCredential", "status": {"token": "t-1"}})
+        site.program("cloud-token", f'test "$2" = c && grep -q ExecCredential <<< "$KUBERNETES_EXEC_INFO" && echo \'{answer}\'')
+        assert site.preflight(sets, only=["SWERL-P514"]).ids == {"SWERL-P514"}, "the server was asked, and its clock is wrong"
+        config_now = site.context(sets)
+        assert kubeapi.cluster_of(config_now).headers == {"Authorization": "Bearer t-1"}
+        site.program("cloud-token", "echo 'token expired: log in again' >&2; exit 1")
+        report = site.preflight(sets, only=["SWERL-P504"])
+    assert "cloud-token gives no credentials: token expired: log in again" in report.fatal[0].message
+
+
+def test_cluster_is_found_where_the_runner_finds_it(site, tmp_path):
+    """KUBECONFIG, and without any file the service account of the pod."""
+    sets = {**KUBERNETES, "k8s.namespace": "rl"}
+    with api_server({"/version": {}}, 400.0) as server:
+        on(server, tmp_path)
+        site.env["KUBECONFIG"] = f"{tmp_path / 'none'}:{tmp_path / 'kubeconfig'}"
+        assert site.preflight(sets, only=["SWERL-P514"]).ids == {"SWERL-P514"}
+    account = tmp_path / "account"
+    account.mkdir()
+    (account / "token").write_text("t-2\n")
+    (account / "ca.crt").write_text(Path(ssl.get_default_verify_paths().cafile or certifi.where()).read_text())
+    site.places["service_account"] = account
+    site.env |= {"KUBECONFIG": "", "KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "6443"}
+    found = kubeapi.cluster_of(site.context(sets))
+    assert found.server == "https://10.96.0.1:6443" and found.headers == {"Authorization": "Bearer t-2"} and found.tls is not None
 
 
 def test_quota_of_the_namespace(site, tmp_path):
