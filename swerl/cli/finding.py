@@ -32,7 +32,7 @@ def find_runs_dir(chosen: Chosen, given: str | None) -> Path:
 
 def find_run(chosen: Chosen, run_id: str | None, given: str | None, choose: Callable[[list[Run]], Run] | None = None) -> RunDir:
     """The run named; else the one of ``--profile`` or ``--set``, if any was given; else what ``choose`` takes of the registered ones,
-    newest first (default: a living one before the newest)."""
+    newest first (default: the newest)."""
     runs_dir = find_runs_dir(chosen, given)
     if run_id is None and (chosen.profile or chosen.overrides):
         run_id = chosen.load().run_id
@@ -40,7 +40,7 @@ def find_run(chosen: Chosen, run_id: str | None, given: str | None, choose: Call
         registered = all_runs(runs_dir)
         if not registered:
             raise fail("SWERL-R019", "no run has been started here", "swerl train, or name another --runs-dir", where=str(runs_dir))
-        run_id = (choose or living_first)(registered).id
+        run_id = (choose(registered) if choose else registered[0]).id
     run = RunDir.of(runs_dir, run_id)
     if not run.manifest.exists():
         raise fail("SWERL-R016", f"there is no run {run_id}", "swerl status lists the runs", where=str(run.root))

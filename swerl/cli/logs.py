@@ -6,7 +6,7 @@ import time
 
 import click
 
-from swerl.cli.finding import find_run, run_options
+from swerl.cli.finding import find_run, living_first, run_options
 from swerl.cli.options import Chosen, say_next
 from swerl.errors import fail
 
@@ -25,7 +25,7 @@ def logs(chosen: Chosen, run_id: str | None, runs_dir: str | None, process: str,
     Numbers are in metrics.jsonl and events/, alarms in swerl status."""
     from swerl.runs.logs import plain, read_new_lines, tail
 
-    run = find_run(chosen, run_id, runs_dir)
+    run = find_run(chosen, run_id, runs_dir, living_first)
     path = {"engine": run.vllm_log, "supervisor": run.console}.get(process, run.log_of(process))
     if not path.exists():
         remedy = "only a run that was started with --detach has one" if process == "supervisor" else "it has not been started yet"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from swerl.cli.finding import all_runs, find_run, find_runs_dir, run_options
+from swerl.cli.finding import all_runs, find_run, find_runs_dir, living_first, run_options
 from swerl.cli.options import Chosen, json_option, say_json, say_next
 
 
@@ -30,7 +30,7 @@ def status(chosen: Chosen, run_id: str | None, runs_dir: str | None, watching: b
             click.echo("no run has been started here")
             say_next("swerl demo", "swerl train")
         return 0
-    run = find_run(chosen, run_id, runs_dir)
+    run = find_run(chosen, run_id, runs_dir, living_first)
     registry = Registry(run.registry)
     try:
         if watching:

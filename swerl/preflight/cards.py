@@ -12,7 +12,7 @@ import orjson
 from swerl.environment.cards import nvidia_smi
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.context import Context
-from swerl.preflight.gpus import gpus, need_cuda
+from swerl.preflight.gpus import answering, need_cuda
 
 SMI_S = 6.0
 PROBE = Path(__file__).with_name("nccl_probe.py")
@@ -96,7 +96,7 @@ class GpusAreLinked(Check):
     def _replicas(self, ctx: Context, links: dict[tuple[int, int], str]) -> Iterator[Finding]:
         """A replica's GPUs are neighbours in the order of the cards; its slowest link is the one it waits for."""
         size, where = ctx.cfg.vllm.gen_tp, ctx.source("vllm.gen_tp")
-        cards = [int(g.index) for g in gpus(ctx) if g.index.isdigit()] or sorted({card for pair in links for card in pair})
+        cards = [int(g.index) for g in answering(ctx) if g.index.isdigit()] or sorted({card for pair in links for card in pair})
         groups = [cards[i : i + size] for i in range(0, len(cards), size)] if size > 1 else []
         pairs = {pair: links[pair] for group in groups for pair in combinations(group, 2) if pair in links}
         slow = {pair: link for pair, link in pairs.items() if not link.startswith("NV")}
@@ -135,7 +135,7 @@ class GpusTalk(Check):
 
     def run(self, ctx: Context) -> Iterator[Finding]:
         need_cuda(ctx)
-        number = min(ctx.cfg.infrastructure.ngpus_per_node, len(gpus(ctx)))
+        number = min(ctx.cfg.infrastructure.ngpus_per_node, len(answering(ctx)))
         python = ctx.cfg.environment.venv_path / "bin" / "python"
         if number < 2 or not python.exists():
             raise NotApplicable("one GPU, or none" if number < 2 else "the environment is missing (SWERL-P801)")

@@ -53,6 +53,14 @@ def need_cuda(ctx: Context) -> None:
         raise NotApplicable("infrastructure.device is cpu")
 
 
+def answering(ctx: Context) -> list[Gpu]:
+    """The same for checks that come second: not applicable where nvidia-smi answers with an error."""
+    try:
+        return gpus(ctx)
+    except RuntimeError as error:
+        raise NotApplicable("nvidia-smi does not answer (SWERL-P601)") from error
+
+
 class GpusAreThere(Check):
     id = "SWERL-P601"
     family = "gpu"
@@ -93,7 +101,7 @@ class GpusAreFree(Check):
 
     def run(self, ctx: Context) -> Iterator[Finding]:
         need_cuda(ctx)
-        cards = {g.uuid: g for g in gpus(ctx)}
+        cards = {g.uuid: g for g in answering(ctx)}
         query = nvidia_smi(["--query-compute-apps=gpu_uuid,pid,process_name,used_memory", "--format=csv,noheader,nounits"], ctx.env)
         answer = ctx.ask(query, timeout_s=_SMI_TIMEOUT_S)
         if not answer.ok:
@@ -147,11 +155,7 @@ class DriverRunsCuda(Check):
 
     def run(self, ctx: Context) -> Iterator[Finding]:
         need_cuda(ctx)
-        try:
-            found = gpus(ctx)
-        except RuntimeError:
-            found = []
-        if not found:
+        if not (found := answering(ctx)):
             raise NotApplicable("there is no GPU to ask (SWERL-P601)")
         driver = found[0].driver
         if driver.split(".")[0].isdigit() and int(driver.split(".")[0]) < MINIMUM_DRIVER:

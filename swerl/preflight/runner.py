@@ -69,11 +69,21 @@ def run_checks(checks: Iterable[Check], ctx: Context) -> list[Result]:
 
 
 def within[T](seconds: float, make: Callable[[], T], otherwise: T) -> T:
-    """What ``make`` gives, or ``otherwise`` where it takes longer: it may wait for something that a hung check holds."""
+    """What ``make`` gives or raises, or ``otherwise`` where it takes longer: it may wait for something that a hung check holds."""
     found: list[T] = []
-    thread = threading.Thread(target=lambda: found.append(make()), daemon=True)
+    errors: list[Exception] = []
+
+    def work() -> None:
+        try:
+            found.append(make())
+        except Exception as error:  # handed to who asked
+            errors.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
     thread.join(seconds)
+    if errors:
+        raise errors[0]
     return found[0] if found else otherwise
 
 

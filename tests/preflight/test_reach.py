@@ -204,6 +204,14 @@ def test_memory_that_nobody_here_holds(site):
         assert fatal is None or "in use by no visible process" in found[0].message
 
 
+def test_a_broken_driver_is_said_once(site):
+    """SWERL-P601 names it; what else would ask the driver stands back."""
+    site.program("nvidia-smi", "echo 'NVIDIA-SMI has failed because it could not communicate with the driver'; exit 9")
+    report = site.preflight(CUDA, only=["gpu", "SWERL-P608"])
+    about_driver = {"SWERL-P601", "SWERL-P602", "SWERL-P603", "SWERL-P606", "SWERL-P607", "SWERL-P608"}
+    assert report.ids & about_driver == {"SWERL-P601"} and not any("itself failed" in p.message for p in report.problems)
+
+
 @pytest.mark.train
 def test_gpus_that_do_not_add_up(site):
     """Two cards by what nvidia-smi says, and none that CUDA finds: the probe's own words are in the finding."""

@@ -17,7 +17,7 @@ from swerl.preflight import CHECKS, run_file
 from swerl.preflight.check import Check, Fact, NotApplicable
 from swerl.preflight.context import Context
 from swerl.preflight.report import Report
-from swerl.preflight.runner import run_checks, select, side_by_side
+from swerl.preflight.runner import run_checks, select, side_by_side, within
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -176,6 +176,12 @@ def test_a_driver_that_never_answers_is_a_finding(site):
     hung = {p.id: p for p in report.problems if "hung" in p.message}
     assert hung["SWERL-P601"].severity == "fatal" and hung["SWERL-P602"].severity == "warning"
     assert "SAFE TO RUN: no" in report.render()
+
+
+def test_within_hands_on_what_is_raised():
+    assert within(5.0, lambda: 7, 0) == 7
+    with pytest.raises(ZeroDivisionError):
+        within(5.0, lambda: 1 / 0, 0)
 
 
 def test_side_by_side_keeps_the_order_and_hands_on_errors():
