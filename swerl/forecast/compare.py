@@ -130,8 +130,20 @@ def _most_event(events: Iterable[Mapping[str, Any]], kind: str, name: str, unit:
 def _engine_bytes(events: list[dict[str, Any]], plan: Plan) -> float | None:
     if plan.cpu:
         return _most_event(events, "run.memory", "engine_mb", 2**20)
-    cards = [gpu["memory_mb"] for event in events if event["kind"] == "sample" for gpu in event.get("gpus") or ()]
+    cards = [gpu["memory_mb"] for event in _while_sampling(events) for gpu in event.get("gpus") or ()]
     return max(cards) * 2**20 if cards else None
+
+
+def _while_sampling(events: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """The supervisor's looks at the cards while the engine has them; in an update they are the trainer's."""
+    up = False
+    for event in sorted(events, key=lambda event: event["time"]):
+        if event["kind"] in ("engine.ready", "engine.resumed"):
+            up = True
+        elif event["kind"] in ("engine.paused", "trainer.start", "trainer.end"):
+            up = False
+        elif event["kind"] == "sample" and up:
+            yield event
 
 
 def _saved(run: RunDir) -> float | None:

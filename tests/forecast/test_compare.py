@@ -50,6 +50,15 @@ def test_a_step_is_counted_with_its_validation(run: RunDir):
     assert rows["the whole run"].measured == 185.0 and rows["the whole run"].foreseen > 0
 
 
+def test_cards_are_the_engines_only_while_it_samples(run: RunDir):
+    """What a card holds during an update is the trainer's, and says nothing of the engine."""
+    from swerl.forecast.compare import _while_sampling
+
+    kinds = [("engine.ready", 0), ("sample", 70), ("engine.paused", 0), ("sample", 79), ("engine.resumed", 0), ("sample", 71)]
+    events = [{"time": at, "kind": kind, "gpus": [{"memory_mb": used}]} for at, (kind, used) in enumerate(kinds)]
+    assert [event["gpus"][0]["memory_mb"] for event in _while_sampling(reversed(events))] == [70, 71]
+
+
 def test_a_run_with_a_break_is_not_timed_as_a_whole(run: RunDir):
     times = [(0.0, "run.running"), (90.0, "run.interrupted"), (500.0, "run.running"), (600.0, "run.completed")]
     _write(run.events / "supervisor.jsonl", times)
