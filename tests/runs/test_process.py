@@ -97,6 +97,9 @@ def test_children_belong_whatever_their_session_and_environment(spawned):
     token = secrets.token_hex(8)
     parent = spawned(FAMILY, env={**os.environ, TOKEN_VARIABLE: token})
     child = int(parent.stdout.readline())
+    deadline = time.monotonic() + 10
+    while environment_of(child) is None and time.monotonic() < deadline:  # Popen returns a moment before the kernel has laid it out
+        time.sleep(0.01)
     assert environment_of(child) == {"A": "b"}
     assert {seen.pid for seen in owned_processes({TOKEN_VARIABLE: token}, [])} == {parent.pid, child}
 
