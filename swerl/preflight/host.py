@@ -163,9 +163,18 @@ class SharedMemory(Check):
             yield self.found(
                 f"{size(usage.free)} free of {size(usage.total)}, {size(need)} needed" + (f"; largest: {held}" if held else ""), str(shm)
             )
+        elif ctx.cfg.infrastructure.object_store_mb is None and usage.free < (wanted := self._rays_own(ctx)):
+            text = f"{size(usage.free)} free: Ray would take {size(wanted)} for its object store, and puts it on the disk of /tmp instead"
+            remedy = "mount /dev/shm larger (docker: --shm-size), or set infrastructure.object_store_mb to less than is free"
+            yield self.found(text, str(shm), severity="warning", remedy=remedy)
         elif usage.free < usage.total / 2:
             yield self.found(f"{shm} is {1 - usage.free / usage.total:.0%} full", str(shm), severity="warning")
         yield Fact(f"{size(usage.free)} free of {size(usage.total)}")
+
+    @staticmethod
+    def _rays_own(ctx: Context) -> int:
+        """The least that Ray chooses for its store by itself: 30 % of the memory, capped at what /dev/shm has, but not below 10 GB."""
+        return min(10**10, int(0.3 * usable_memory(ctx)[0]))
 
 
 class HostMemory(Check):

@@ -123,24 +123,39 @@ spec = importlib.util.spec_from_file_location("site_module", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 site = module.Site(Path(sys.argv[2])); site.places["shm"] = Path(sys.argv[3])
-report = site.preflight(only=["SWERL-P704"])
+site.proc(meminfo=f"MemTotal: {64 << 20} kB\\n", self_cgroup="0::/\\n")
+report = site.preflight({"infrastructure.device": sys.argv[4]}, only=["SWERL-P704"])
 print(json.dumps([report.ok, [p.message for p in report.problems]]))
 """
 
 
-def test_j32_shared_memory_full(site_module, tmp_path: Path):
-    """A real tmpfs, nearly full with a dead process's segment, in a mount namespace of its own."""
-    shm = tmp_path / "shm"
-    shm.mkdir()
-    (tmp_path / "site").mkdir()
-    program = [sys.executable, "-c", _IN_NAMESPACE, site_module.__file__, str(tmp_path / "site"), str(shm)]
-    shell = f'mount -t tmpfs -o size=64m tmpfs {shm} && head -c 60M /dev/zero > {shm}/psm_dead && exec "$@"'
+def _with_shm(site_module, tmp_path: Path, size: str, device: str, fill: str = "true") -> tuple[bool, list[str]]:
+    """What SWERL-P704 says in a mount namespace whose shared memory is a real tmpfs of that size."""
+    shm, folder = tmp_path / "shm", tmp_path / f"site-{size}-{device}"
+    shm.mkdir(exist_ok=True)
+    folder.mkdir()
+    program = [sys.executable, "-c", _IN_NAMESPACE, site_module.__file__, str(folder), str(shm), device]
+    shell = f'mount -t tmpfs -o size={size} tmpfs {shm} && {fill} && exec "$@"'
     done = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", shell, "sh", *program], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     ok, messages = json.loads(done.stdout.splitlines()[-1])
+    return ok, messages
+
+
+def test_j32_shared_memory_full(site_module, tmp_path: Path):
+    """Nearly full with a dead process's segment."""
+    ok, messages = _with_shm(site_module, tmp_path, "64m", "cpu", f"head -c 60M /dev/zero > {tmp_path}/shm/psm_dead")
     assert not ok and "psm_dead 60.0 MiB" in messages[0]
+
+
+def test_shared_memory_too_small_for_the_store_that_ray_chooses(site_module, tmp_path: Path):
+    """On GPUs Ray chooses its store's size; where /dev/shm has less, it lies on the disk, slowly and without an error."""
+    ok, [message] = _with_shm(site_module, tmp_path, "4g", "cuda")
+    assert ok and "puts it on the disk of /tmp instead" in message
+    assert _with_shm(site_module, tmp_path, "4g", "cpu") == (True, []), "the CPU's store is 500 MB by configuration"
+    assert _with_shm(site_module, tmp_path, "12g", "cuda") == (True, [])
 
 
 @pytest.mark.parametrize("plant", ["other version", "missing"])
