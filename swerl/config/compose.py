@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from swerl.config.document import Document, KeyPath, parse_value, read
 from swerl.config.nearest import suggestion
 from swerl.config.schema import PROJECT_ROOT, keys, sections
 from swerl.errors import fail
+
+_NETRC_HOSTS = {"WANDB_API_KEY": "api.wandb.ai"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +50,27 @@ def compose(file: Path, profile: str | None, overrides: Mapping[str, str], env: 
         _put(values, path, parse_value(text, name) if isinstance(text, str) else text)
         source[path] = "--set"
     for key in keys().values():
+        path = tuple(key.name.split("."))
         if key.secret and env.get(key.env):
-            path = tuple(key.name.split("."))
             _put(values, path, env[key.env])
             source[path] = f"environment {key.env}"
+        elif key.secret and not _given(values, path) and (stored := stored_secret(key.env, env)):
+            _put(values, path, stored)
+            source[path] = "environment .netrc"
     return Composed(values, source)
+
+
+def stored_secret(name: str, env: Mapping[str, str]) -> str:
+    """The secret as its own tool keeps it: `wandb login` writes ``WANDB_API_KEY`` into .netrc. Empty where there is none, or no such file
+    that can be read."""
+    host = _NETRC_HOSTS.get(name)
+    if host is None or not (env.get("NETRC") or env.get("HOME")):
+        return ""
+    try:
+        entry = netrc(env.get("NETRC") or Path(env["HOME"], ".netrc")).authenticators(host)
+    except (OSError, NetrcParseError):
+        return ""
+    return (entry and entry[2]) or ""
 
 
 def profile_path(file: Path, profile: str) -> Path:
@@ -114,6 +133,14 @@ def _put(values: dict[str, Any], path: KeyPath, value: Any) -> None:
             child = node[part] = {}
         node = child
     node[leaf] = value
+
+
+def _given(values: Mapping[str, Any], path: KeyPath) -> bool:
+    """Whether some source says something else than the empty text."""
+    node: Any = values
+    for part in path:
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node not in (None, "")
 
 
 def _shown(path: Path) -> str:

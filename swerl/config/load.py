@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 
 from swerl.config.check import check
-from swerl.config.compose import compose
+from swerl.config.compose import compose, stored_secret
 from swerl.config.resolve import build, completed, resolve
 from swerl.config.runconfig import RunConfig, Secrets
 from swerl.config.schema import keys
@@ -80,7 +80,9 @@ def load_resolved(path: Path, env: Mapping[str, str] | None = None) -> RunConfig
         body = orjson.loads(Path(path).read_bytes())
         if sha256(orjson.dumps(body["config"], option=orjson.OPT_SORT_KEYS)).hexdigest() != body["digest"]:
             raise fail("SWERL-C011", f"{path} was changed after it was written", "render the run again with `swerl render`", str(path))
-        secrets = Secrets(**{key.leaf: environment.get(key.env, "") for key in keys().values() if key.secret})
+        secrets = Secrets(
+            **{key.leaf: environment.get(key.env) or stored_secret(key.env, environment) for key in keys().values() if key.secret}
+        )
         config = build(
             completed(body["config"], body["profile"]),
             secrets=secrets,

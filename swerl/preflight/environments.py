@@ -212,9 +212,7 @@ class TrackerKey(Check):
         if mode != "online":
             yield Fact(mode)
             return
-        netrc = ctx.host.home / ".netrc"
-        stored = netrc.is_file() and "api.wandb.ai" in netrc.read_text(errors="replace")
-        if not ctx.cfg.secrets.wandb_api_key and not stored:
+        if not ctx.cfg.secrets.wandb_api_key:
             yield self.found(
                 "wandb_mode is online and there is no key: the run would be recorded offline", ctx.source("credentials.wandb_mode")
             )

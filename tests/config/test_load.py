@@ -138,6 +138,21 @@ def test_the_environment_wins_for_secrets_and_they_stay_apart(write):
         assert "from-env" not in text and "from-file" not in text
 
 
+def test_a_key_that_wandb_stored_is_found_last(write, tmp_path):
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai\n  login user\n  password of-the-login\n")
+    home = {"HOME": str(tmp_path)}
+    config = load(write('credentials: {wandb_mode: online, wandb_api_key: ""}\n'), env=home)
+    assert config.secrets.wandb_api_key == "of-the-login" and b"of-the-login" not in dump_resolved(config)
+    path = tmp_path / "resolved.json"
+    path.write_bytes(dump_resolved(config))
+    assert load_resolved(path, env=home).secrets.wandb_api_key == "of-the-login"
+    assert load(config.file, env={**home, "WANDB_API_KEY": "exported"}).secrets.wandb_api_key == "exported"
+    for text in ("machine api.wandb.ai login", "machine elsewhere.example login a password b\n"):
+        (tmp_path / ".netrc").write_text(text)
+        assert load(config.file, env=home).secrets.wandb_api_key == ""
+    assert load(write("credentials: {wandb_api_key: in-the-file}\n"), env=home).secrets.wandb_api_key == "in-the-file"
+
+
 def test_a_secret_in_a_file_is_a_warning_that_does_not_show_it(write):
     problem = one(write("credentials: {wandb_api_key: hunter2}\n"))
     assert (problem.id, problem.severity) == ("SWERL-C013", "warning")

@@ -93,7 +93,7 @@ def test_a_library_without_bytecode_is_compiled_once_and_its_tests_are_not(tmp_p
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     py_compile.compile(str(tmp_path / "one.py"), doraise=True)
-    kept = list((tmp_path / "__pycache__").iterdir())[0].read_bytes()
+    kept = next((tmp_path / "__pycache__").iterdir()).read_bytes()
     assert module.compile_library(tmp_path) == 1 and module.compile_library(tmp_path) == 0
-    assert list((tmp_path / "__pycache__").iterdir())[0].read_bytes() == kept, "the base's own bytecode is the base's"
+    assert next((tmp_path / "__pycache__").iterdir()).read_bytes() == kept, "the base's own bytecode is the base's"
     assert list((tmp_path / "three" / "__pycache__").iterdir())
