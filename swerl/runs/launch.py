@@ -20,7 +20,7 @@ from swerl.runs.display import Display
 from swerl.runs.plan import Plan, ProcessSpec
 from swerl.runs.prepare import prepare
 from swerl.runs.registry import Run
-from swerl.runs.rundir import RunDir
+from swerl.runs.rundir import RunDir, read_json
 from swerl.runs.states import State
 from swerl.runs.supervisor import Outcome, Supervisor
 from swerl.runs.takeover import taken
@@ -56,11 +56,18 @@ def plan_for(config: RunConfig, run: RunDir) -> Plan:
             spec("gateway", train, "swerl.gateway", no_secrets, url_key="public_url", health_path="/health/liveliness"),
             spec("runner", trials, "swerl.trials", {**no_secrets, **runner_environment(config)}, url_key="url", health_path="/stats"),
         ),
-        trainer=spec("trainer", train, "swerl.trainer", {_WEBHOOK: None, **joined}, stop_grace_s=TRAINER_GRACE_S),
+        trainer=spec("trainer", train, "swerl.trainer", {_WEBHOOK: None, **joined, **_tracking(run)}, stop_grace_s=TRAINER_GRACE_S),
         total_steps=steps,
         terms=Terms.of(config, total_steps=steps, checkpoint_bytes=_checkpoint_bytes(config)),
         notifier=Notifier.of(config),
     )
+
+
+def _tracking(run: RunDir) -> dict[str, str]:
+    """The name of the W&B run that the manifest promises for this start."""
+    attempts = (read_json(run.manifest) or {}).get("attempts", ())
+    id = attempts[-1].get("wandb_run_id") if attempts else None
+    return {"WANDB_RUN_ID": id} if id else {}
 
 
 def launch(

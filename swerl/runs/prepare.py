@@ -24,6 +24,7 @@ from swerl.config import RunConfig, dump_resolved
 from swerl.config.schema import PROJECT_ROOT, keys
 from swerl.render import render
 from swerl.render import write as write_rendered
+from swerl.runs.cleanup import token_of
 from swerl.runs.rundir import RunDir, read_json, write_atomic, write_json
 from swerl.runs.situation import gpus, situation
 
@@ -58,9 +59,17 @@ def prepare(config: RunConfig, run: RunDir, *, attempt: int, command: Sequence[s
             "trials": installed(config.environment.trials_venv_path),
         },
         "host": host(),
+        "wandb_run_id": wandb_run_id(config, run, attempt),
     }
     attempts = [old for old in before.get("attempts", ()) if old["attempt"] != attempt]
     write_json(run.manifest, {"run": run.id, "project": config.experiment.project_name, "attempts": [*attempts, entry]})
+
+
+def wandb_run_id(config: RunConfig, run: RunDir, attempt: int) -> str | None:
+    """What the trainer's W&B run of this start will be called there; None where W&B is not used. Each start has one of its own."""
+    if "wandb" not in config.experiment.logger or config.credentials.wandb_mode == "disabled":
+        return None
+    return hashlib.sha256(f"{token_of(run)} {attempt}".encode()).hexdigest()[:16]
 
 
 def snapshot(config: RunConfig) -> str:

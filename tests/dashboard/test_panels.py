@@ -72,11 +72,17 @@ for step in (1, 2):
 tracking.finish()
 """
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
-    places = {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "TENSORBOARD_DIR": str(tmp_path / "tensorboard"), "HOME": str(tmp_path)}
+    places = {
+        "WANDB_MODE": "offline",
+        "WANDB_RUN_ID": "0123456789abcdef",
+        "WANDB_DIR": str(tmp_path),
+        "TENSORBOARD_DIR": str(tmp_path / "tensorboard"),
+        "HOME": str(tmp_path),
+    }
     subprocess.run([sys.executable, "-c", code], env=environment | places, check=True, capture_output=True, timeout=300)
 
     kept = next(tmp_path.glob("wandb/offline-run-*"))
-    assert wandb_run_ids(tmp_path) == [kept.name.rpartition("-")[2]]
+    assert wandb_run_ids(tmp_path) == [kept.name.rpartition("-")[2]] == ["0123456789abcdef"]
     assert wandb_sync(tmp_path, Path("env")) == [f"env/bin/wandb sync {kept}"]
     written = next(kept.glob("*.wandb")).read_bytes()
     assert b"critic/score/mean" in written and b"swerl/val/resolve_rate" in written

@@ -98,6 +98,22 @@ def test_secrets_reach_the_trainer_and_nobody_who_serves_agents(config):
     assert plan.total_steps == 12
 
 
+def test_each_start_has_a_wandb_run_that_the_manifest_names(config, tmp_path):
+    sets = {"experiment.runs_dir": str(tmp_path / "runs"), "experiment.logger": '["console", "wandb"]', "credentials.wandb_mode": "offline"}
+    tracked = load(PROJECT_ROOT / "config.yaml", "demo-cpu", sets, {})
+    run = RunDir.at(tracked.run_dir)
+    ids = []
+    for attempt in (1, 2):
+        prepare(tracked, run, attempt=attempt, command=["swerl", "train"])
+        ids.append(orjson.loads(run.manifest.read_bytes())["attempts"][-1]["wandb_run_id"])
+        assert plan_for(tracked, run).trainer.env["WANDB_RUN_ID"] == ids[-1]
+    assert len(set(ids)) == 2 and all(id.isalnum() for id in ids)
+    without = load(PROJECT_ROOT / "config.yaml", "demo-cpu", {**sets, "credentials.wandb_mode": "disabled"}, {})
+    prepare(without, run, attempt=3, command=["swerl", "train"])
+    assert orjson.loads(run.manifest.read_bytes())["attempts"][-1]["wandb_run_id"] is None
+    assert "WANDB_RUN_ID" not in plan_for(without, run).trainer.env
+
+
 def test_a_missing_environment_is_named(tmp_path):
     config = load(PROJECT_ROOT / "config.yaml", "demo-cpu", {"environment.venv_path": str(tmp_path / "no")})
     with pytest.raises(SwerlError, match=r"SWERL-R018 .*\n.*make setup"):
