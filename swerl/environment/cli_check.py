@@ -99,8 +99,9 @@ def records_command(roots: Sequence[Path], lock_path: Path | None, write: bool) 
 
 
 def _environments(roots: Sequence[Path], lock: Lock) -> list[Environment]:
+    """Those named, or all of the project but ``.venv/uv``: it holds the installer, where the machine has none, and nothing of the lock."""
     folder = lock.path.parent / ".venv"
-    chosen = list(roots) or sorted(p for p in folder.glob("*") if (p / "pyvenv.cfg").is_file())
+    chosen = list(roots) or sorted(p for p in folder.glob("*") if (p / "pyvenv.cfg").is_file() and p.name != "uv")
     if not chosen:
         raise fail("SWERL-E002", "there is no environment", "run `make setup`, or name one with --env", str(folder))
     return [read_environment(root) for root in chosen]

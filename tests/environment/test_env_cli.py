@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -49,6 +50,14 @@ def test_verify_names_a_difference_and_exits_1(run, project):
     assert bad.exit_code == 1
     (report,) = json.loads(bad.output)
     assert [p["id"] for p in report["problems"] if p["severity"] == "fatal"] == ["SWERL-E006"] and report["ok"] is False
+
+
+def test_verify_looks_at_all_environments_and_not_at_the_installers(run, project):
+    for name in ("train", "uv"):
+        shutil.copytree(project / "env", project / ".venv" / name)
+    (project / ".venv" / "uv" / "lib" / "python3.12" / "site-packages" / "beta_tools.py").write_text("changed")
+    told = run("verify", "--lock", project / "uv.lock")
+    assert told.exit_code == 0 and ".venv/train is what the lock says" in told.output and ".venv/uv" not in told.output
 
 
 def test_verify_without_an_environment_says_what_to_do(run, project):
