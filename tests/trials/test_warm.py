@@ -91,15 +91,26 @@ def test_one_that_does_not_start_is_the_attempts_own_trouble(tmp_path, task, mon
 
 
 def test_a_place_is_never_kept_from_a_trial_by_the_pool(tmp_path, task, monkeypatch):
-    """A sandbox takes for ever to start. Its trial has its turn meanwhile, and gives its place in the pool to the next."""
-    prepare, go_on = AttemptRunner.prepare, asyncio.Event()
+    """A sandbox takes for ever to start. Its trial has its turn meanwhile, and gives its place in the pool to the next; the trial before
+    that one runs until it has used it, so that the next has no turn yet."""
+    prepare, run = AttemptRunner.prepare, AttemptRunner.run
+    go_on, next_is_ready = asyncio.Event(), asyncio.Event()
 
     async def stuck(self, request, trial_name):
         if request.identity.sample == 2:
             await go_on.wait()
-        return await prepare(self, request, trial_name)
+        ready = await prepare(self, request, trial_name)
+        if request.identity.sample == 3:
+            next_is_ready.set()
+        return ready
+
+    async def long(self, request, *more):
+        if request.identity.sample == 1:
+            await next_is_ready.wait()
+        return await run(self, request, *more)
 
     monkeypatch.setattr(AttemptRunner, "prepare", stuck)
+    monkeypatch.setattr(AttemptRunner, "run", long)
 
     async def main():
         async with Running(tmp_path / "run", slow(FIX), num_workers=2, warm_pool=1) as running:
