@@ -15,6 +15,8 @@ import aiohttp
 import orjson
 import psutil
 
+from swerl.environment.exports import find_uv
+
 HERE = Path(__file__).resolve().parent
 LITELLM = "litellm[proxy]==1.108.7"
 
@@ -156,6 +158,7 @@ class LiteLLM:
 def litellm_environment(directory: Path) -> Path:
     """An environment with the pinned proxy, made once."""
     if not (directory / "bin" / "litellm").exists():
-        subprocess.run(["uv", "venv", "-q", "--clear", "--python", str(Path(sys.executable).resolve()), str(directory)], check=True)
-        subprocess.run(["uv", "pip", "install", "-q", "--python", str(directory / "bin" / "python"), LITELLM], check=True)
+        uv = find_uv(Path(__file__).resolve().parents[2])
+        subprocess.run([uv, "venv", "-q", "--clear", "--python", str(Path(sys.executable).resolve()), str(directory)], check=True)
+        subprocess.run([uv, "pip", "install", "-q", "--python", str(directory / "bin" / "python"), LITELLM], check=True)
     return directory
