@@ -93,8 +93,8 @@ def shifted(make: Callable[[int], Any], by: int, seed: int) -> Any:
 
 async def latency_and_throughput(policy: Path, work: Path, scale: float) -> tuple[list[str], dict[str, float]]:
     lines, figures = list(HEAD), {}
-    ours = OurGateway(policy, work / "ours")
-    peer = LiteLLM(work / "peer", litellm_environment(ROOT / "build" / "peers" / "litellm"))
+    environment = litellm_environment(ROOT / "build" / "peers" / "litellm")  # before anything is started that would have to be ended
+    ours, peer = OurGateway(policy, work / "ours"), LiteLLM(work / "peer", environment)
     try:
         await ours.start()
         await peer.start()
