@@ -147,10 +147,12 @@ def test_a_key_that_wandb_stored_is_found_last(write, tmp_path):
     path.write_bytes(dump_resolved(config))
     assert load_resolved(path, env=home).secrets.wandb_api_key == "of-the-login"
     assert load(config.file, env={**home, "WANDB_API_KEY": "exported"}).secrets.wandb_api_key == "exported"
+    own = load(write("credentials: {wandb_api_key: in-the-file}\n"), env=home)
+    assert own.secrets.wandb_api_key == "in-the-file"
+    write('credentials: {wandb_mode: online, wandb_api_key: ""}\n')
     for text in ("machine api.wandb.ai login", "machine elsewhere.example login a password b\n"):
         (tmp_path / ".netrc").write_text(text)
         assert load(config.file, env=home).secrets.wandb_api_key == ""
-    assert load(write("credentials: {wandb_api_key: in-the-file}\n"), env=home).secrets.wandb_api_key == "in-the-file"
 
 
 def test_a_secret_in_a_file_is_a_warning_that_does_not_show_it(write):

@@ -433,6 +433,12 @@ def test_trigger(plant: Callable, site, site_module):
     assert all(p.remedy and p.message and "the check itself failed" not in p.message for p in report.problems), report.render(verbose=True)
 
 
+def test_weights_that_cannot_be_read_are_one_finding(site):
+    """Nothing is said of layers and elements that nobody could count."""
+    (problem,) = truncated_weights(site).fatal
+    assert problem.message.startswith("model.safetensors: ")
+
+
 def test_every_check_has_a_trigger():
     """By id in a trigger's table above or in the seeded-fault suite; P001, P004 and P005 pass on ids of the configuration room."""
     passing_on = {"SWERL-P001", "SWERL-P004", "SWERL-P005"}
