@@ -24,9 +24,9 @@ from swerl.config import RunConfig, load_resolved
 from swerl.config.schema import PROJECT_ROOT
 from swerl.errors import fail
 from swerl.preflight.indexes import IndexUnreadable, row_count
-from swerl.runs.aside import set_aside
 from swerl.runs.events import read_events
 from swerl.runs.metrics import Row, read_metrics
+from swerl.runs.quarantined import quarantined
 from swerl.runs.registry import Registry
 from swerl.runs.rundir import RunDir, read_json, write_json
 from swerl.trainer.checkpoints import newest
@@ -77,7 +77,7 @@ def _fill(staged: Path, run: RunDir, config: RunConfig, trials: int, notes: str)
             target.write_text(redact(_tail(path, lines), secrets))
     settled = read_trials(run)
     copied = copy_sample(settled, run, config, staged / "trajectories", trials, secrets)
-    aside = set_aside(read_events(run.events_of("runner")))
+    aside = quarantined(read_events(run.events_of("runner")))
     results = {
         **results_of(settled, read_metrics(run.metrics), config),
         "set_aside": [{"what": entry.what, "name": entry.name, "error": redact(entry.error, secrets)} for entry in aside],

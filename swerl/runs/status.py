@@ -9,12 +9,12 @@ from typing import Any
 
 import psutil
 
-from swerl.runs.aside import set_aside
 from swerl.runs.display import duration
 from swerl.runs.events import read_events
 from swerl.runs.feed import RESOLVE_RATE
 from swerl.runs.memory import used_mb
 from swerl.runs.metrics import Row, read_metrics
+from swerl.runs.quarantined import quarantined
 from swerl.runs.registry import OwnedProcess, Registry, Run
 from swerl.runs.rundir import RunDir
 from swerl.runs.states import LIVE
@@ -97,7 +97,7 @@ def status_of(run: RunDir, registry: Registry) -> RunStatus:
         peak_memory_mb=peak_memory_mb(events),
         doing=_doing(events) if live else "",
         alarms=alarms_of([e for e in events if e["time"] >= since]),
-        set_aside=tuple(f"{a.what} {a.name}: {a.error[:160]}" for a in set_aside(events)),
+        set_aside=tuple(f"{a.what} {a.name}: {a.error[:160]}" for a in quarantined(events)),
     )
 
 

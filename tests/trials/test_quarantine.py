@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from trialkit import FIX, FakeGateway, ask, make_task, request_for, runner_process, script, settings_for
 
-from swerl.runs.aside import Aside, set_aside
 from swerl.runs.events import EventLog, read_events
+from swerl.runs.quarantined import Quarantined, quarantined
 from swerl.trials.journal import Journal, read
 from swerl.trials.model import Identity, TrialResult
 from swerl.trials.outcomes import Outcome
@@ -43,7 +43,7 @@ class Scene:
         return [event for event in read_events(self.events.path) if event["kind"] != "runner.started"]
 
     def listed(self):
-        return {(entry.what, entry.name) for entry in set_aside(read_events(self.events.path))}
+        return {(entry.what, entry.name) for entry in quarantined(read_events(self.events.path))}
 
 
 @pytest.fixture
@@ -155,9 +155,9 @@ def test_the_list_of_events():
         {"kind": "task.quarantined", "task": "t2", "error": "y"},
         {"kind": "task.released", "task": "t2", "why": "z"},
     ]
-    both = (Aside("task", "t1", "no such image"), Aside("host", "n1", "disk full"))
-    assert set_aside(events) == both
-    assert set_aside([*events, {"kind": "runner.started", "quarantined": {"t1": "e"}, "quarantined_hosts": {}}]) == both[:1]
+    both = (Quarantined("task", "t1", "no such image"), Quarantined("host", "n1", "disk full"))
+    assert quarantined(events) == both
+    assert quarantined([*events, {"kind": "runner.started", "quarantined": {"t1": "e"}, "quarantined_hosts": {}}]) == both[:1]
 
 
 @pytest.mark.trials
@@ -209,4 +209,4 @@ def test_a_killed_runner_forgets_nothing(tmp_path):
 
     asyncio.run(main())
     assert [list(names) for names in started] == [["bad"], ["bad"], []]
-    assert set_aside(read_events(settings.events_path)) == ()
+    assert quarantined(read_events(settings.events_path)) == ()

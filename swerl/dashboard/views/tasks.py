@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from swerl.dashboard.context import Seen
-from swerl.runs.aside import set_aside
+from swerl.runs.quarantined import quarantined
 
 HALF = 2
 EASY, HARD = 0.9, 0.1
@@ -82,4 +82,4 @@ def _quarantined(seen: Seen) -> dict[str, str]:
             events.append({"kind": kind, **orjson.loads(data)})
         except orjson.JSONDecodeError:
             continue  # its fields were too long to keep; the alarm about it stands
-    return {entry.name: f"no attempt worked; the first: {entry.error}" for entry in set_aside(events) if entry.what == "task"}
+    return {entry.name: f"no attempt worked; the first: {entry.error}" for entry in quarantined(events) if entry.what == "task"}
