@@ -17,10 +17,10 @@ from typing import Any
 from swerl.artifacts.gather import gather
 from swerl.config import RunConfig
 from swerl.errors import fail
+from swerl.record.events import read_events
+from swerl.record.metrics import read_metrics
+from swerl.record.rundir import RunDir, read_json, write_json
 from swerl.runs.display import duration
-from swerl.runs.events import read_events
-from swerl.runs.metrics import read_metrics
-from swerl.runs.rundir import RunDir, read_json, write_json
 from swerl.runs.status import peak_memory_mb
 
 PASS_AT = "4"

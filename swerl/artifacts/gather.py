@@ -17,20 +17,20 @@ from swerl.artifacts.crate import write_crate
 from swerl.artifacts.ledger import ARCHIVES, Ledger
 from swerl.artifacts.outputs import runtime_output, wandb_run_ids
 from swerl.artifacts.provenance import seal_archive
-from swerl.artifacts.redact import known_secrets, redact
-from swerl.artifacts.results import Trial, best, costs, rate, trial_of, validations
 from swerl.artifacts.sample import copy_sample
 from swerl.config import RunConfig, load_resolved
 from swerl.config.schema import PROJECT_ROOT
 from swerl.errors import fail
-from swerl.preflight.indexes import IndexUnreadable, row_count
-from swerl.runs.events import read_events
-from swerl.runs.metrics import Row, read_metrics
-from swerl.runs.quarantined import quarantined
-from swerl.runs.registry import Registry
-from swerl.runs.rundir import RunDir, read_json, write_json
-from swerl.trainer.checkpoints import newest
-from swerl.trials.journal import read as read_journal
+from swerl.facts.indexes import IndexUnreadable, row_count
+from swerl.record.checkpoints import newest
+from swerl.record.events import read_events
+from swerl.record.metrics import Row, read_metrics
+from swerl.record.quarantined import quarantined
+from swerl.record.redact import known_secrets, redact
+from swerl.record.registry import Registry
+from swerl.record.results import Trial, best, costs, rate, trial_of, validations
+from swerl.record.rundir import RunDir, read_json, write_json
+from swerl.record.trial_journal import read as read_journal
 
 LOG_TAIL_LINES = 400
 EVENT_TAIL_LINES = 5000

@@ -16,9 +16,9 @@ import orjson
 from swerl.artifacts.crate import CRATE_FILE, crate_problems
 from swerl.artifacts.signing import opened, payload, sign
 from swerl.artifacts.statement import PREDICATE, STATEMENT, statement
-from swerl.environment.hashing import files_sha256
 from swerl.errors import Problem, fail
-from swerl.runs.rundir import RunDir, read_json, write_json
+from swerl.record.hashing import files_sha256
+from swerl.record.rundir import RunDir, read_json, write_json
 
 STATEMENT_FILE = "provenance.json"
 ENVELOPE_FILE = "provenance.dsse.json"

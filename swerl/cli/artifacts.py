@@ -33,7 +33,7 @@ def artifacts() -> None:
 def gather_run(chosen: Chosen, run_id: str | None, runs_dir: str | None, out: Path | None, trials: int, notes: str, as_json: bool) -> int:
     """Gather RUN (default: the newest) into one archive, redacted, with a row in the ledger. The run itself is only read."""
     from swerl.artifacts.gather import gather
-    from swerl.runs.rundir import read_json
+    from swerl.record.rundir import read_json
 
     run = find_run(chosen, run_id, runs_dir)
     archive = gather(run.root, artifacts_dir=out, trials=trials, notes=notes)

@@ -16,7 +16,7 @@ from typing import Literal
 
 from swerl.config import RunConfig
 from swerl.errors import fail
-from swerl.runs.rundir import RunDir
+from swerl.record.rundir import RunDir
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _DECIDES = (".json", ".safetensors", ".bin", ".jinja", ".txt", ".model")  # what a policy says
@@ -51,7 +51,7 @@ def choose(config: RunConfig, given: str | None) -> Policy:
 
 
 def of_run(run: RunDir) -> Policy:
-    from swerl.trainer import checkpoints
+    from swerl.record import checkpoints
 
     newest, passed_over = checkpoints.newest(run.checkpoints)
     if newest is None:
@@ -61,7 +61,7 @@ def of_run(run: RunDir) -> Policy:
 
 
 def of_checkpoint(path: Path) -> Policy:
-    from swerl.trainer import checkpoints
+    from swerl.record import checkpoints
 
     if found := checkpoints.faults(path):
         raise fail("SWERL-T061", f"the checkpoint does not verify: {found[0]}", "name another one; `swerl status` lists a run's", str(path))

@@ -43,9 +43,9 @@ from swerl.gateway.server import PublicSurface
 from swerl.gateway.settings import GatewaySettings, settings_from
 from swerl.gateway.spans import Spans
 from swerl.gateway.tree import Context, Tokens, Turn
-from swerl.runs.events import EventLog
-from swerl.runs.rundir import RunDir
-from swerl.runs.services import announce
+from swerl.record.events import EventLog
+from swerl.record.rundir import RunDir
+from swerl.record.services import announce
 
 _ITS_OWN = (401, 403, 404, 408, 409, 425, 429, 500, 502, 503, 504, 529)  # the server's troubles, not this request's
 _LAST_DELAY_S = 20.0

@@ -14,13 +14,13 @@ from typing import Any
 
 from swerl.config import load_resolved
 from swerl.errors import fail
-from swerl.forecast.memory import GIB, Plan, size
+from swerl.facts.memory import GIB, Plan, size
 from swerl.forecast.outlook import outlook
 from swerl.forecast.rates import Trial, assumed_trials, measured_trial
+from swerl.record.events import read_events
+from swerl.record.metrics import read_metrics
+from swerl.record.rundir import RunDir
 from swerl.runs.display import duration
-from swerl.runs.events import read_events
-from swerl.runs.metrics import read_metrics
-from swerl.runs.rundir import RunDir
 
 PHASES = ("gen", "old_log_prob", "update_actor", "update_weights")
 

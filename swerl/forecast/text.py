@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from swerl.facts.memory import Forecast, count, size
 from swerl.forecast.advice import fitting
-from swerl.forecast.memory import Forecast, count, size
 from swerl.forecast.outlook import Outlook
 from swerl.runs.display import duration
 

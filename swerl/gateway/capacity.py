@@ -12,7 +12,7 @@ from swerl.gateway.admission import Admission
 from swerl.gateway.engines.base import Engine
 from swerl.gateway.errors import EngineAwayError, EngineError
 from swerl.gateway.gate import EngineGate
-from swerl.runs.events import EventLog
+from swerl.record.events import EventLog
 
 _ASK_S = 1.0
 

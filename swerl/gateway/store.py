@@ -16,9 +16,9 @@ from typing import Any
 
 from swerl.gateway.errors import ApiError
 from swerl.gateway.history import Histories
-from swerl.gateway.journal import Journal, OpenFiles, journal_path, read_journal
 from swerl.gateway.records import read_tree
 from swerl.gateway.session import Parts, Session
+from swerl.record.session_journal import Journal, OpenFiles, journal_path, read_journal
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _CLOSED_IN_MEMORY = 64

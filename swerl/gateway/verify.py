@@ -20,9 +20,9 @@ from typing import Any
 import orjson
 
 from swerl.errors import fail
-from swerl.gateway.journal import read_journal
 from swerl.gateway.records import read_tree
 from swerl.gateway.tree import paths
+from swerl.record.session_journal import read_journal
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from swerl.config.check import is_placeholder
 from swerl.errors import Problem
-from swerl.forecast.plan import total_steps
-from swerl.forecast.shape import ModelShape, ShapeError, read_shape
+from swerl.facts.indexes import IndexUnreadable, Row, read_index, row_count
+from swerl.facts.plan import total_steps
+from swerl.facts.shape import ModelShape, ShapeError, read_shape
 from swerl.preflight.check import NotApplicable
-from swerl.preflight.indexes import IndexUnreadable, Row, read_index, row_count
 from swerl.preflight.taskfiles import Scan, scan
+from swerl.record.process import TOKEN_VARIABLE, environment_of
+from swerl.record.rundir import RunDir
 from swerl.render.trial import backend
-from swerl.runs.process import TOKEN_VARIABLE, environment_of
-from swerl.runs.rundir import RunDir
 
 if TYPE_CHECKING:
     from swerl.config import RunConfig

@@ -10,7 +10,7 @@ import orjson
 
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.context import Context
-from swerl.trainer.checkpoints import faults, step_of
+from swerl.record.checkpoints import faults, step_of
 
 # Restored with the optimizer and its schedule, whatever the configuration says now.
 _RESTORED = ("algorithm.learning_rate", "training.lr_scheduler", "algorithm.lr_warmup_steps", "algorithm.weight_decay")

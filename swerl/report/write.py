@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from swerl.record.rundir import write_atomic
 from swerl.report import svg
 from swerl.report.figures import figures
 from swerl.report.page import page
 from swerl.report.png import png
 from swerl.report.summary import Summary
-from swerl.runs.rundir import write_atomic
 
 PAGE, CURVES = "report.html", "curves"
 

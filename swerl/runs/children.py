@@ -13,8 +13,8 @@ import subprocess
 from dataclasses import dataclass, field
 from typing import IO
 
+from swerl.record.process import PROCESS_VARIABLE, ProcessRef, look
 from swerl.runs.plan import ProcessSpec
-from swerl.runs.process import PROCESS_VARIABLE, ProcessRef, look
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36

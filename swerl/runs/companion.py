@@ -16,7 +16,7 @@ from pathlib import Path
 
 from swerl.config import RunConfig
 from swerl.errors import SwerlError
-from swerl.runs.rundir import RunDir
+from swerl.record.rundir import RunDir
 
 LOG = "dashboard.console.log"  # beside the runs: it shows all of them
 NICE = 10  # a tenth of what a process of the run gets where both want a core; less would starve the page on a busy machine

@@ -13,8 +13,8 @@ from typing import Any
 import orjson
 
 from swerl.errors import Problem
-from swerl.runs.logs import read_new_lines
-from swerl.runs.rundir import RunDir
+from swerl.record.logs import read_new_lines
+from swerl.record.rundir import RunDir
 
 RESOLVE_RATE = "swerl/val/resolve_rate"
 _REWARDS = ("critic/score/mean", "critic/rewards/mean")

@@ -10,18 +10,18 @@ from pathlib import Path
 from swerl.config import RunConfig
 from swerl.config.schema import keys
 from swerl.errors import fail
-from swerl.forecast.memory import disk
-from swerl.forecast.plan import plan_of
+from swerl.facts.memory import disk
+from swerl.facts.plan import plan_of
 from swerl.preflight.check import NotApplicable
 from swerl.preflight.context import Context
+from swerl.record.registry import Run
+from swerl.record.rundir import RunDir, read_json
+from swerl.record.states import State
 from swerl.render import process_environment, runner_environment
 from swerl.runs import cluster
 from swerl.runs.display import Display
 from swerl.runs.plan import Plan, ProcessSpec
 from swerl.runs.prepare import prepare
-from swerl.runs.registry import Run
-from swerl.runs.rundir import RunDir, read_json
-from swerl.runs.states import State
 from swerl.runs.supervisor import Outcome, Supervisor
 from swerl.runs.takeover import taken
 from swerl.watch import Terms

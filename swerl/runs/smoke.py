@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from swerl.config import RunConfig
-from swerl.forecast.memory import GIB, Forecast, size
-from swerl.runs.events import read_events
-from swerl.runs.metrics import read_metrics
-from swerl.runs.rundir import RunDir
+from swerl.facts.memory import GIB, Forecast, size
+from swerl.record.events import read_events
+from swerl.record.metrics import read_metrics
+from swerl.record.rundir import RunDir
 from swerl.runs.takeover import taken
 
 PROMPTS, SAMPLES = 8, 4

@@ -9,15 +9,15 @@ from typing import Any
 
 import psutil
 
+from swerl.record.events import read_events
+from swerl.record.memory import used_mb
+from swerl.record.metrics import Row, read_metrics
+from swerl.record.quarantined import quarantined
+from swerl.record.registry import OwnedProcess, Registry, Run
+from swerl.record.rundir import RunDir
+from swerl.record.states import LIVE
 from swerl.runs.display import duration
-from swerl.runs.events import read_events
 from swerl.runs.feed import RESOLVE_RATE
-from swerl.runs.memory import used_mb
-from swerl.runs.metrics import Row, read_metrics
-from swerl.runs.quarantined import quarantined
-from swerl.runs.registry import OwnedProcess, Registry, Run
-from swerl.runs.rundir import RunDir
-from swerl.runs.states import LIVE
 
 REWARDS = ("critic/score/mean", "critic/rewards/mean")
 # Events of other processes that a person wants to see beside the watchdog's alarms.

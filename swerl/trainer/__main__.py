@@ -13,13 +13,13 @@ from pathlib import Path
 from swerl.config import RunConfig, load_resolved
 from swerl.errors import SwerlError
 from swerl.preflight.context import Context
+from swerl.record import checkpoints
+from swerl.record.checkpoints import Checkpoint
+from swerl.record.events import EventLog
+from swerl.record.lineage import open_lineage
+from swerl.record.metrics import MetricsLog
+from swerl.record.rundir import RunDir
 from swerl.render import process_environment, verl_overrides
-from swerl.runs.events import EventLog
-from swerl.runs.metrics import MetricsLog
-from swerl.runs.rundir import RunDir
-from swerl.trainer import checkpoints
-from swerl.trainer.checkpoints import Checkpoint
-from swerl.trainer.lineage import open_lineage
 
 STOPPED = 3
 

@@ -17,20 +17,20 @@ import yaml
 
 from swerl.artifacts.gather import gather
 from swerl.artifacts.ledger import Ledger
-from swerl.artifacts.redact import HIDDEN, redact
 from swerl.config import examine
 from swerl.errors import SwerlError
-from swerl.runs.events import EventLog
-from swerl.runs.metrics import MetricsLog
+from swerl.record.checkpoints import commit
+from swerl.record.events import EventLog
+from swerl.record.metrics import MetricsLog
+from swerl.record.model import Identity, Timing, TrialResult
+from swerl.record.outcomes import Outcome
+from swerl.record.process import this_process
+from swerl.record.redact import HIDDEN, redact
+from swerl.record.registry import Registry
+from swerl.record.rundir import RunDir, write_json
+from swerl.record.states import State
+from swerl.record.trial_journal import Journal
 from swerl.runs.prepare import prepare
-from swerl.runs.process import this_process
-from swerl.runs.registry import Registry
-from swerl.runs.rundir import RunDir, write_json
-from swerl.runs.states import State
-from swerl.trainer.checkpoints import commit
-from swerl.trials.journal import Journal
-from swerl.trials.model import Identity, Timing, TrialResult
-from swerl.trials.outcomes import Outcome
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 

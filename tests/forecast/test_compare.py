@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from swerl.cli.forecast import forecast
 from swerl.config import dump_resolved
 from swerl.errors import SwerlError
-from swerl.forecast.cli import forecast
 from swerl.forecast.compare import compared
-from swerl.runs.rundir import RunDir
+from swerl.record.rundir import RunDir
 
 GB = 2**30
 

@@ -309,7 +309,7 @@ def test_a_full_disk_loses_no_earlier_turn(tmp_path, model_dir, vllm_reader, mon
                 raise OSError(28, "No space left on device")
             return real(fd, data)
 
-        monkeypatch.setattr("swerl.gateway.journal.os.write", full)
+        monkeypatch.setattr("swerl.record.session_journal.os.write", full)
         refused = await kit.chat(key, history, status=503)
         assert refused["error"]["code"] == "journal_unwritable"
         monkeypatch.undo()

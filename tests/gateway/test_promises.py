@@ -31,7 +31,7 @@ def test_a_client_sees_the_end_of_a_turn_when_it_is_on_disk_and_not_before(tmp_p
     async def main():
         async with running(tmp_path, model_dir, vllm_reader, lambda turn: "hi") as kit:
             session, key = await kit.open()
-            monkeypatch.setattr("swerl.gateway.journal.os.fdatasync", slow_disk)
+            monkeypatch.setattr("swerl.record.session_journal.os.fdatasync", slow_disk)
             url, seen = f"{kit.gateway.public_url}/t/{key}/v1/chat/completions", b""
 
             async def client() -> None:

@@ -16,12 +16,12 @@ from multiprocessing import resource_tracker, shared_memory
 from pathlib import Path
 
 from swerl.errors import SwerlError
+from swerl.record.events import EventLog
+from swerl.record.metrics import MetricsLog
+from swerl.record.rundir import RunDir, write_atomic, write_json
+from swerl.record.services import announce
 from swerl.runs.display import PlainDisplay
-from swerl.runs.events import EventLog
-from swerl.runs.metrics import MetricsLog
 from swerl.runs.plan import Plan, ProcessSpec
-from swerl.runs.rundir import RunDir, write_atomic, write_json
-from swerl.runs.services import announce
 from swerl.runs.supervisor import Supervisor
 from swerl.runs.takeover import taken
 
