@@ -73,9 +73,10 @@ def compare(run_id: str, runs_dir: Path, as_json: bool) -> int:
     from dataclasses import asdict
 
     from swerl.forecast.compare import compared, render_comparison
+    from swerl.preflight import predict
     from swerl.record.rundir import RunDir
 
-    rows = compared(RunDir.of(runs_dir, run_id))
+    rows = compared(RunDir.of(runs_dir, run_id), lambda config, shape: predict(config, model_config=shape))
     if as_json:
         say_json([asdict(row) for row in rows])
     else:

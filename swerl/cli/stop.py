@@ -19,7 +19,7 @@ def stop(chosen: Chosen, run_id: str | None, runs_dir: str | None, at_once: bool
     A run whose supervisor died has its leftovers ended."""
     from swerl.record.registry import Registry
     from swerl.record.states import LIVE, State
-    from swerl.runs.display import duration
+    from swerl.record.words import duration
     from swerl.runs.stop import StopRequest
     from swerl.runs.stop import stop as stop_run
 

@@ -73,6 +73,7 @@ def check(config: RunConfig, patience: float | None = None, skip: tuple[str, ...
 def carry_out(config: RunConfig, fresh: bool, then: bool = True) -> int:
     """Supervise the run and say how it ended; ``then``: also what may come next when it is complete."""
     from swerl.artifacts.outputs import wandb_sync
+    from swerl.artifacts.provenance import seal_run
     from swerl.record.rundir import RunDir
     from swerl.record.states import State
     from swerl.runs.companion import dashboard
@@ -82,7 +83,7 @@ def carry_out(config: RunConfig, fresh: bool, then: bool = True) -> int:
     run = RunDir.at(config.run_dir)
     click.echo(f"run {run.id} in {run.root}")
     with dashboard(config, run, click.echo):
-        row, outcome = launch(config, open_display, fresh=fresh, notice=click.echo)
+        row, outcome = launch(config, open_display, seal=seal_run, fresh=fresh, notice=click.echo)
     if outcome is None:
         click.echo(f"run {run.id} is complete already ({row.step} steps)")
         if then:

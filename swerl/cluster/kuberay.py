@@ -18,7 +18,7 @@ from swerl.cluster.options import ManifestOptions
 from swerl.config.runconfig import RunConfig
 from swerl.config.schema import keys
 from swerl.errors import fail
-from swerl.runs.situation import IMAGE_VARIABLE
+from swerl.record.process import IMAGE_VARIABLE
 
 CONFIG_FOLDER = "/etc/swerl"
 CONFIG_FILE = "config.json"

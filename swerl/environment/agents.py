@@ -24,9 +24,9 @@ from pathlib import Path
 import orjson
 
 from swerl.errors import fail
+from swerl.facts.sandbox import MOUNT
 from swerl.record.hashing import file_sha256
 
-MOUNT = "/opt/custom-agent-runtime"
 _TIMEOUT_S = 60
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from swerl.config import RunConfig
+from swerl.facts.indexes import IndexUnreadable, row_count
 from swerl.facts.memory import GIB, Plan
-from swerl.render.trial import backend
+from swerl.facts.sandbox import backend
 
 
 def steps_per_epoch(cfg: RunConfig, train_rows: int) -> int:
@@ -16,6 +20,16 @@ def total_steps(cfg: RunConfig, train_rows: int) -> int:
     """Training steps of the whole run."""
     wanted = cfg.training.total_steps
     return wanted if wanted is not None else steps_per_epoch(cfg, train_rows) * cfg.training.total_epochs
+
+
+def known_steps(cfg: RunConfig, count: Callable[[Path], int] = row_count) -> int | None:
+    """`total_steps`, or None where they depend on an index that cannot be read. ``count`` says how many rows an index has."""
+    if cfg.training.total_steps is not None:
+        return cfg.training.total_steps
+    try:
+        return total_steps(cfg, count(cfg.data.train_index))
+    except IndexUnreadable:
+        return None
 
 
 def plan_of(cfg: RunConfig, *, steps: int | None, gpu_memory_bytes: int | None, val_tasks: int | None = None) -> Plan:

@@ -6,21 +6,21 @@ place, a checkpoint's copy is used.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from swerl.config import load_resolved
+from swerl.config import RunConfig, load_resolved
 from swerl.errors import fail
-from swerl.facts.memory import GIB, Plan, size
+from swerl.facts.memory import GIB, Forecast, Plan, size
 from swerl.forecast.outlook import outlook
 from swerl.forecast.rates import Trial, assumed_trials, measured_trial
 from swerl.record.events import read_events
 from swerl.record.metrics import read_metrics
 from swerl.record.rundir import RunDir
-from swerl.runs.display import duration
+from swerl.record.words import duration
 
 PHASES = ("gen", "old_log_prob", "update_actor", "update_weights")
 
@@ -39,13 +39,12 @@ class Row:
         return self.foreseen / self.measured if self.measured else float("inf")
 
 
-def compared(run: RunDir) -> list[Row]:
-    """Rows for what the run measured, the memory first. SWERL-R031 for a run without a trained step."""
-    from swerl.preflight import predict
-
+def compared(run: RunDir, foresee: Callable[[RunConfig, Path], Forecast]) -> list[Row]:
+    """Rows for what the run measured, the memory first. ``foresee`` takes a configuration and the policy's ``config.json``. SWERL-R031 for
+    a run without a trained step."""
     rows, events = training_rows(run), _events(run)
     config = load_resolved(run.resolved)
-    foreseen = predict(config, model_config=_shape_of(run, config.model.model_path))
+    foreseen = foresee(config, _shape_of(run, config.model.model_path))
     expected = outlook(foreseen).expected
     measured = outlook(foreseen, trial=trial_of_run(run, foreseen.plan)).expected
     validation_s = _validation_s(events) / len(rows)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 TOKEN_VARIABLE = "SWERL_RUN_ID"
 PROCESS_VARIABLE = "SWERL_PROCESS"
+IMAGE_VARIABLE = "SWERL_IMAGE"  # name@digest of the container image, set by the manifests and the compose file
 PROC = Path("/proc")
 
 

@@ -15,6 +15,7 @@ import orjson
 from swerl.errors import Problem
 from swerl.record.logs import read_new_lines
 from swerl.record.rundir import RunDir
+from swerl.record.words import duration
 
 RESOLVE_RATE = "swerl/val/resolve_rate"
 _REWARDS = ("critic/score/mean", "critic/rewards/mean")
@@ -101,16 +102,6 @@ class Feed:
 
     def _inode(self) -> int | None:
         return self.run.metrics.stat().st_ino if self.run.metrics.exists() else None
-
-
-def duration(seconds: float) -> str:
-    """``42s``, ``3m05s``, ``2h07m``."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
 def step_line(progress: Progress, row: Mapping[str, Any]) -> str:

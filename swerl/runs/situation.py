@@ -23,9 +23,9 @@ from swerl.environment.standing import standing
 from swerl.facts.indexes import IndexUnreadable, read_index
 from swerl.record.cards import nvidia_smi
 from swerl.record.hashing import file_sha256, files_sha256
+from swerl.record.process import IMAGE_VARIABLE
 from swerl.record.rundir import read_json, write_json
 
-IMAGE_VARIABLE = "SWERL_IMAGE"  # name@digest of the container image, set by the manifests and the compose file
 HASHES = ".hashes.json"
 
 # Variables that change what is computed or how. Values that may be secret are left out by name.

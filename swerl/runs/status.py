@@ -16,7 +16,7 @@ from swerl.record.quarantined import quarantined
 from swerl.record.registry import OwnedProcess, Registry, Run
 from swerl.record.rundir import RunDir
 from swerl.record.states import LIVE
-from swerl.runs.display import duration
+from swerl.record.words import duration
 from swerl.runs.feed import RESOLVE_RATE
 
 REWARDS = ("critic/score/mean", "critic/rewards/mean")

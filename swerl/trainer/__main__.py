@@ -12,7 +12,7 @@ from pathlib import Path
 
 from swerl.config import RunConfig, load_resolved
 from swerl.errors import SwerlError
-from swerl.preflight.context import Context
+from swerl.facts.plan import known_steps
 from swerl.record import checkpoints
 from swerl.record.checkpoints import Checkpoint
 from swerl.record.events import EventLog
@@ -74,7 +74,7 @@ def train(run: RunDir, recorded: Path | None = None, last_step: int | None = Non
 def nothing_left(config: RunConfig, restored: Checkpoint | None) -> bool:
     """Whether the checkpoint is that of the run's last step: its row, validation included, was on disk before it counted, so a run that
     was killed after it is complete without loading anything."""
-    steps = Context(config).steps()
+    steps = known_steps(config)
     return restored is not None and steps is not None and restored.step >= steps
 
 

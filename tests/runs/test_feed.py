@@ -5,7 +5,8 @@ import io
 from swerl.record.events import EventLog
 from swerl.record.metrics import MetricsLog
 from swerl.record.rundir import RunDir
-from swerl.runs.display import PlainDisplay, duration, summary
+from swerl.record.words import duration
+from swerl.runs.display import PlainDisplay, summary
 from swerl.runs.feed import Feed
 
 
