@@ -101,7 +101,7 @@ def test_train_brings_it_and_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     seen: list[int] = []
 
-    def launched(config, display, *, fresh, notice):
+    def launched(config, display, *, seal, fresh, notice):
         seen.append(len(our_children()))
         (config.run_dir / "wandb" / "offline-run-20260101_000000-abcd1234").mkdir(parents=True)
         return SimpleNamespace(state=State.COMPLETED, step=4, total_steps=4), Outcome(State.COMPLETED)
