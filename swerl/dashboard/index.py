@@ -17,9 +17,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from swerl.dashboard import follow, store
+from swerl.dashboard import store
 from swerl.dashboard.sums import Versions, sum_up
 from swerl.dashboard.take import Taker
+from swerl.record import follow
 from swerl.record.rundir import RunDir
 
 NAME = "dashboard.sqlite"

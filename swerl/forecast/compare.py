@@ -17,6 +17,7 @@ from swerl.errors import fail
 from swerl.facts.memory import GIB, Forecast, Plan, size
 from swerl.forecast.outlook import outlook
 from swerl.forecast.rates import Trial, assumed_trials, measured_trial
+from swerl.record.checkpoints import directories
 from swerl.record.events import read_events
 from swerl.record.metrics import read_metrics
 from swerl.record.rundir import RunDir
@@ -108,7 +109,7 @@ def _events(run: RunDir) -> list[dict[str, Any]]:
 
 
 def _shape_of(run: RunDir, policy: Path) -> Path:
-    copies = sorted(run.checkpoints.glob("global_step_*/actor/huggingface/config.json"))
+    copies = [file for path in directories(run.checkpoints) if (file := path / "actor" / "huggingface" / "config.json").is_file()]
     here = policy / "config.json"
     return here if here.exists() or not copies else copies[-1]
 
@@ -147,7 +148,7 @@ def _while_sampling(events: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str
 
 def _saved(run: RunDir) -> float | None:
     """Bytes of the newest checkpoint, all its files."""
-    folders = sorted(run.checkpoints.glob("global_step_*"), key=lambda p: int(p.name.rpartition("_")[2]))
+    folders = directories(run.checkpoints)
     return sum(path.stat().st_size for path in folders[-1].rglob("*") if path.is_file()) if folders else None
 
 

@@ -2,12 +2,12 @@
 
 A row is ``{"step": int, "lineage": str, "data": {name: number}}``. The trainer is the only writer. The order that keeps the file whole:
 the row of a step is on disk before the checkpoint of that step counts as one to resume from. Rows of steps after the restored checkpoint
-describe weights that no longer exist: ``resume`` moves them to ``metrics.superseded.jsonl``.
+describe weights that no longer exist: ``resume`` moves them to ``metrics.superseded.jsonl``. A damaged line (a failing disk; a writer of
+another version) is passed over by readers; the next writer moves it to ``metrics.damaged`` and says so.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import Any
 
 import orjson
 
+from swerl.errors import Problem
+from swerl.record.ledger import Ledger, damage, damaged, objects
 from swerl.record.rundir import write_atomic
 
 
@@ -39,23 +41,26 @@ class Resumed:
 
 
 class MetricsLog:
-    """The writer. Open one per process; opening repairs a line that a killed writer left torn."""
+    """The writer. Open one per process; opening cuts off what a killed writer left torn and moves damaged lines away (``damaged``)."""
 
     def __init__(self, path: Path):
         self.path = path
         self.superseded_path = path.with_name("metrics.superseded.jsonl")
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not path.read_bytes().endswith(b"\n"):
-            _rewrite(path, _rows(path))
+        self.damaged = damaged_rows(path)
+        if self.damaged is not None or (path.exists() and not path.read_bytes().endswith(b"\n")):
+            kept = list(_rows(path))
+            if self.damaged is not None:
+                write_atomic(path.with_name("metrics.damaged"), path.read_bytes())
+            _rewrite(path, kept)
 
     def append(self, step: int, lineage: str, data: Mapping[str, Any]) -> None:
         """Add a row, or more names to a row of the same step and lineage. On disk when this returns."""
-        handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        ledger = Ledger(self.path)
         try:
-            os.write(handle, Row(step, lineage, data).line())
-            os.fsync(handle)
+            ledger.add(Row(step, lineage, data).line(), sync=True)
         finally:
-            os.close(handle)
+            ledger.close()
 
     def resume(self, step: int) -> Resumed:
         """Make the file fit weights of ``step`` (-1: none at all): later rows leave. Repeatable; a kill inside leaves rows in both files at
@@ -78,6 +83,12 @@ def read_metrics(path: Path) -> list[Row]:
     return [by_step[step] for step in sorted(by_step)]
 
 
+def damaged_rows(path: Path) -> Problem | None:
+    """SWERL-R051 where lines of the file cannot be read."""
+    lines = damaged(path)
+    return damage(path, lines) if lines else None
+
+
 def merged(rows: Iterable[Row]) -> list[Row]:
     """One row for each step and lineage, in the order they were last written; later names win."""
     found: dict[tuple[int, str], Row] = {}
@@ -89,15 +100,12 @@ def merged(rows: Iterable[Row]) -> list[Row]:
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    """Whole rows in file order; the torn last line of a killed writer is no row."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                return
-            value = orjson.loads(line)
-            yield Row(value["step"], value["lineage"], value["data"])
+    """Whole rows in file order. The torn last line of a killed writer is no row, and neither is a damaged one."""
+    return (Row(value["step"], value["lineage"], value["data"]) for value in objects(path) if is_row(value))
+
+
+def is_row(value: Mapping[str, Any]) -> bool:
+    return isinstance(value.get("step"), int) and isinstance(value.get("lineage"), str) and isinstance(value.get("data"), dict)
 
 
 def _rewrite(path: Path, rows: Iterable[Row]) -> None:

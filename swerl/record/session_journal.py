@@ -28,8 +28,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import orjson
-
+from swerl.record.ledger import append, every, line_of
 from swerl.record.rundir import fsync_directory
 
 
@@ -108,31 +107,30 @@ class Journal:
     def _append(self, data: bytes, sync: bool) -> None:
         with self._files.appending(self.path) as fd:
             with self._whole_lines:
-                before = os.fstat(fd).st_size
-                try:
-                    while data:
-                        data = data[os.write(fd, data) :]
-                except OSError:
-                    os.ftruncate(fd, before)
-                    raise
+                append(fd, data)
             if sync:
                 os.fdatasync(fd)
 
 
 def _lines(records: Sequence[Mapping[str, Any]]) -> bytes:
-    return b"".join(orjson.dumps(r) + b"\n" for r in records)
+    return b"".join(line_of(record) for record in records)
 
 
 def journal_path(directory: Path, session_id: str) -> Path:
     return directory / f"{session_id}.jsonl"
 
 
-def read_journal(path: Path, *, mend: bool = True) -> Iterator[dict[str, Any]]:
-    """Whole lines, oldest first. A torn last line is cut off the file: nobody has been told what it said. ``mend=False`` is for readers
-    that are not the writer's heir: they leave the file alone."""
+def read_journal(path: Path) -> Iterator[dict[str, Any]]:
+    """Whole lines, oldest first; the file is left as it is. A turn without those before it is no turn: a damaged line raises SWERL-R051,
+    and a file that is not there FileNotFoundError."""
+    path.stat()
+    return every(path)
+
+
+def inherit(path: Path) -> list[dict[str, Any]]:
+    """For the writer that goes on with the file: what it says, the torn last line of a killed one cut off, since nobody has been told."""
     data = path.read_bytes()
     end = data.rfind(b"\n") + 1
-    if mend and end != len(data):
+    if end != len(data):
         os.truncate(path, end)
-    for line in data[:end].splitlines():
-        yield orjson.loads(line)
+    return list(read_journal(path))

@@ -16,9 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from swerl.errors import fail
+from swerl.record.ledger import Ledger, objects
 from swerl.record.model import Identity, SetAside, TrialResult
 from swerl.record.outcomes import MEANING, Outcome
 
@@ -27,20 +26,12 @@ class Journal:
     """Opens for writing and reads what is there. SWERL-T002 when another process has it open for writing."""
 
     def __init__(self, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.settled: dict[str, TrialResult] = {}
         self.attempts: dict[str, int] = {}
         self.set_aside: dict[tuple[str, str], SetAside] = {}  # by what and key
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._fd)
-            raise fail("SWERL-T002", "another runner writes this journal", "stop it first; a run has one runner", str(path)) from error
-        size = os.fstat(self._fd).st_size
-        if size and os.pread(self._fd, 1, size - 1) != b"\n":
-            os.write(self._fd, b"\n")
+        self._lock = _locked(path)
+        self._ledger = Ledger(path)
         for line in read(path):
             if line.get("kind") == "attempt":
                 key = Identity(**line["identity"]).key
@@ -59,8 +50,8 @@ class Journal:
         """Record the next attempt; its number (from 1, over all restarts) and the name that ``trial_name_of(number)`` gives it."""
         number = self.attempts.get(identity.key, 0) + 1
         name = trial_name_of(number)
-        self.attempts[identity.key] = number
         self._write({"kind": "attempt", "identity": _plain(identity), "attempt": number, "trial_name": name})
+        self.attempts[identity.key] = number
         return number, name
 
     def settle(self, result: TrialResult) -> None:
@@ -73,15 +64,29 @@ class Journal:
 
     def take_back(self, entry: SetAside) -> None:
         """Nothing for what is not in the journal."""
-        if self.set_aside.pop((entry.what, entry.key), None) is not None:
+        if (entry.what, entry.key) in self.set_aside:
             self._write({"kind": "taken_back", "what": entry.what, "key": entry.key})
+            del self.set_aside[entry.what, entry.key]
 
     def close(self) -> None:
-        os.close(self._fd)
+        self._ledger.close()
+        os.close(self._lock)
 
     def _write(self, line: dict[str, Any]) -> None:
-        os.write(self._fd, orjson.dumps(line) + b"\n")
-        os.fdatasync(self._fd)
+        """On disk when this returns; raises OSError with the file as it was, and then nothing has been said."""
+        self._ledger.append(line, sync=True)
+
+
+def _locked(path: Path) -> int:
+    """The right to write the file, held as long as the descriptor is open."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        raise fail("SWERL-T002", "another runner writes this journal", "stop it first; a run has one runner", str(path)) from error
+    return fd
 
 
 def is_final(result: TrialResult) -> bool:
@@ -91,15 +96,7 @@ def is_final(result: TrialResult) -> bool:
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
     """Whole lines of a journal, oldest first; torn ones are skipped. Safe while a runner writes."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n") and line.strip():
-                try:
-                    yield orjson.loads(line)
-                except orjson.JSONDecodeError:
-                    continue
+    return objects(path)
 
 
 def _plain(identity: Identity) -> dict[str, Any]:

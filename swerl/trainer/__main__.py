@@ -46,7 +46,10 @@ def train(run: RunDir, recorded: Path | None = None, last_step: int | None = Non
     restored, passed_over = checkpoints.newest(run.checkpoints)
     checkpoints.discard_uncommitted(run.checkpoints)
     lineage = open_lineage(run.lineage, restored)
-    metrics = MetricsLog(run.metrics).resume(restored.step if restored else -1)
+    log = MetricsLog(run.metrics)
+    if log.damaged is not None:
+        events.emit("metrics.damaged", durable=True, **log.damaged.as_dict())
+    metrics = log.resume(restored.step if restored else -1)
     events.emit(
         "trainer.start",
         durable=True,

@@ -1,5 +1,7 @@
 """A checkpoint counts exactly when its marker is complete and its files are what was committed."""
 
+import shutil
+
 import pytest
 
 from swerl.record import checkpoints
@@ -83,3 +85,42 @@ def test_versions_name_weights_not_steps(tmp_path):
     assert [entry["epoch"] for entry in read_lineages(file)] == [1, 2]
     with pytest.raises(ValueError):
         second.version(3)
+
+
+NEIGHBOURS = (
+    *("global_step_4.bak", "global_step_4_hf", "global_step_", "global_step_x", "global_step_04", "global_step_-1"),
+    *("global_step_\u0664", "my_global_step_9", "global_step_9 ", "global_step_9\n", "latest"),
+)
+
+
+@pytest.mark.parametrize("name", NEIGHBOURS)
+def test_what_a_user_keeps_beside_checkpoints_is_neither_read_nor_deleted(tmp_path, name):
+    checkpoints.commit(write_step(tmp_path, 4), 4, "L1:4")
+    shutil.copytree(tmp_path / "global_step_4", tmp_path / name)  # with a marker
+    (tmp_path / "global_step_7_export").mkdir()
+    (tmp_path / "global_step_7_export" / "model.safetensors").write_bytes(b"precious")
+    (tmp_path / "global_step_8").write_text("a file of this name")
+    assert checkpoints.newest(tmp_path)[0].step == 4
+    assert checkpoints.discard_uncommitted(tmp_path) == [] and checkpoints.retain(tmp_path, 1) == []
+    assert checkpoints.faults(tmp_path / name), "a copy under another name is no checkpoint"
+    assert [path.name for path in checkpoints.retain(tmp_path, 0)] == ["global_step_4"]
+    assert {path.name for path in tmp_path.iterdir()} == {name, "global_step_7_export", "global_step_8"}
+    assert (tmp_path / name / "actor" / "model_world_size_1_rank_0.pt").exists()
+
+
+def test_a_link_to_a_checkpoint_is_read_and_what_it_leads_to_is_kept(tmp_path):
+    elsewhere, root = tmp_path / "big disk", tmp_path / "checkpoints"
+    root.mkdir()
+    checkpoints.commit(write_step(elsewhere, 4), 4, "L1:4")
+    (root / "global_step_4").symlink_to(elsewhere / "global_step_4")
+    (root / "global_step_5").symlink_to(elsewhere)
+    assert checkpoints.newest(root)[0].step == 4
+    assert checkpoints.discard_uncommitted(root) == checkpoints.retain(root, 0) == []
+    assert checkpoints.faults(elsewhere / "global_step_4") == []
+
+
+@pytest.mark.parametrize("marker", [b"[]", b'{"step": 4, "files": []}', b'{"step": 4, "files": {"data.pt": 1}}', b'{"step": 4}', b"\xff"])
+def test_a_marker_of_another_form_is_a_fault_and_no_traceback(tmp_path, marker):
+    path = write_step(tmp_path, 4)
+    (path / checkpoints.MARKER).write_bytes(marker)
+    assert checkpoints.faults(path) and checkpoints.newest(tmp_path)[0] is None

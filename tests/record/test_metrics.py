@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swerl.record.metrics import MetricsLog, read_metrics
+from swerl.record.metrics import MetricsLog, damaged_rows, read_metrics
 
 
 def test_rows_of_one_step_are_one_row(tmp_path):
@@ -41,6 +41,24 @@ def test_missing_rows_are_named(tmp_path):
     log = MetricsLog(tmp_path / "metrics.jsonl")
     log.append(1, "a", {})
     assert log.resume(3).missing == (2, 3)
+
+
+def test_a_damaged_line_ends_no_reader_and_is_moved_away_by_the_next_writer(tmp_path):
+    """A glued line, as a writer without room left it: everything else is read, by the run's next start too."""
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    for step in (1, 3, 4):
+        log.append(step, "a", {"n": step})
+    first, *rest = log.path.read_bytes().splitlines(keepends=True)
+    damaged = first + b'{"step": 2, "lin{"step": 2, "lineage": "a", "data": {}}\n' + b"".join(rest)
+    log.path.write_bytes(damaged)
+    assert [row.step for row in read_metrics(log.path)] == [1, 3, 4] and log.path.read_bytes() == damaged
+    problem = damaged_rows(log.path)
+    assert problem.id == "SWERL-R051" and problem.where == f"{log.path}:2"
+
+    again = MetricsLog(log.path)
+    assert again.damaged == problem and again.resume(4).missing == (2,)
+    assert damaged_rows(log.path) is None and (tmp_path / "metrics.damaged").read_bytes() == damaged
+    assert [row.step for row in read_metrics(log.path)] == [1, 3, 4]
 
 
 class Killed(Exception):

@@ -33,6 +33,14 @@ class Read:
     anew: bool
 
 
+def place_at_end(path: Path) -> Place:
+    """The place of who wants only what comes from now on: after the last whole line."""
+    place = Place()
+    for piece in read(path, place):
+        place = piece.place
+    return place
+
+
 def grown(path: Path, place: Place) -> bool:
     """Whether reading from ``place`` could give anything."""
     try:

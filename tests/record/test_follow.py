@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swerl.dashboard import follow
-from swerl.dashboard.follow import Place, grown, read
+from swerl.record import follow
+from swerl.record.follow import Place, grown, read
 
 
 @settings(deadline=None, max_examples=60)
