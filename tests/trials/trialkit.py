@@ -187,7 +187,6 @@ def settings_for(run_dir: Path, **changes: Any) -> RunnerSettings:
     )
     agent = {"override_timeout_sec": changes.pop("agent_timeout", None), "max_timeout_sec": None, **agent}
     settings = RunnerSettings(
-        run_id=run_dir.name,
         run_dir=run_dir,
         trials_dir=run_dir / "trials" / "project" / run_dir.name,
         harbor={
