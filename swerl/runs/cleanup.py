@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swerl.errors import fail
+from swerl.facts.sandbox import kind_of
 from swerl.record.process import PROCESS_VARIABLE, TOKEN_VARIABLE, Seen, end_processes, owned_processes
 from swerl.record.registry import Registry
 from swerl.record.rundir import RunDir, read_json, write_atomic
@@ -98,7 +99,7 @@ def reap_elsewhere(run: RunDir) -> tuple[int, str]:
         return 0, ""
     agent, python = resolved["config"]["harbor_agent"], Path(resolved["config"]["environment"]["trials_venv_path"]) / "bin" / "python"
     named = agent["environment_import_path"] or agent["environment_type"] or ""
-    if not any(kind in named for kind in ("docker", "kubernetes", "ack")) or not python.exists():
+    if kind_of(named) not in ("docker", "kubernetes") or not python.exists():
         return 0, ""
     where = {"DOCKER_HOST": agent["docker_host"]} if agent["docker_host"] else {}
     command = [str(python), "-P", "-m", "swerl.trials.reap", "--run-dir", str(run.root)]

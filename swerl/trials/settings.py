@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from swerl.config import RunConfig
 
-BUBBLEWRAP = "swerl.trials.sandboxes.bubblewrap:BubblewrapEnvironment"
-KUBERNETES = "swerl.trials.sandboxes.kubernetes:KubernetesEnvironment"
 GRADING = "swerl.trials.grading:FreshVerifier"
 
 
