@@ -11,9 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def demo(**changes):
-    cfg = load(
-        ROOT / "config.yaml", profile="demo-cpu", overrides={key.replace("__", "."): value for key, value in changes.items()}, env={}
-    )
+    sets = {"experiment.runs_dir": "/nowhere/runs", **{key.replace("__", "."): value for key, value in changes.items()}}
+    cfg = load(ROOT / "config.yaml", profile="demo-cpu", overrides=sets, env={})
     return cfg, settings_from(cfg, cfg.run_dir)
 
 
