@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from swerl.trials.sandboxes.received import Bounds, files, inside, printable, read_file, remove
 from swerl.trials.sandboxes.tree import Unpacker, UnsafeEntry, pack
 
 
@@ -37,7 +38,9 @@ def test_a_tree_goes_through_whole(tmp_path):
     received = unpack(tmp_path / "out", *[piece for piece in pack(source) if not piece.endswith(b"\x01\x00.")])
     assert (tmp_path / "out" / "a" / "b" / "f").read_bytes() == (source / "a" / "b" / "f").read_bytes()
     assert (tmp_path / "out" / "run.sh").stat().st_mode & 0o777 == 0o755
-    assert (tmp_path / "out" / "a" / "link").readlink() == Path("b/f")
+    assert received.links == (("a/link", "b/f"),) and not os.path.lexists(tmp_path / "out" / "a" / "link")
+    again = b"".join(pack(tmp_path / "out", received.links))
+    assert again.endswith(entry(b"l", "a/link", b"b/f", mode=0o777))
     assert set(received.written) == {"a", "a/b", "a/b/f", "a/link", "run.sh"}
 
 
@@ -66,6 +69,15 @@ def test_names_that_leave_the_target_are_refused(tmp_path, name):
 def test_links_that_point_outside_are_left_out_and_named(tmp_path, link):
     received = unpack(tmp_path / "out", entry(b"l", "l", link.encode()))
     assert received.refused == (f"l -> {link}",) and not os.path.lexists(tmp_path / "out" / "l")
+    assert received.links == () and received.written == ()
+
+
+def test_a_link_through_a_link_is_refused_though_its_text_stays_inside(tmp_path):
+    up = entry(b"l", "d/e/up", b"../..")
+    received = unpack(tmp_path / "out", entry(b"d", "d"), entry(b"d", "d/e"), entry(b"l", "x", b"d/e/up/../../etc/passwd"), up)
+    assert received.links == (("d/e/up", "../.."),) and received.refused == ("x -> d/e/up/../../etc/passwd",)
+    received = unpack(tmp_path / "lib", entry(b"f", "so.1.2", b"x"), entry(b"l", "so.1", b"so.1.2"), entry(b"l", "so", b"so.1"))
+    assert dict(received.links) == {"so.1": "so.1.2", "so": "so.1"}  # a link to a link, as libraries have them
 
 
 def test_nothing_is_written_through_a_link(tmp_path):
@@ -75,8 +87,7 @@ def test_nothing_is_written_through_a_link(tmp_path):
     (out / "dir").symlink_to("../outside")
     with pytest.raises(UnsafeEntry):
         unpack(out, entry(b"f", "dir/f", b"x"))
-    with pytest.raises(UnsafeEntry):
-        unpack(out, entry(b"d", "here"), entry(b"l", "inner", b"here"), entry(b"f", "inner/f", b"x"))
+    unpack(out, entry(b"d", "here"), entry(b"l", "inner", b"../outside"), entry(b"f", "inner/f", b"x"))  # a directory of ours, by then
     assert list((tmp_path / "outside").iterdir()) == []
     (out / "file").symlink_to("../outside/target")
     unpack(out, entry(b"f", "file", b"x"))  # the link itself is replaced
