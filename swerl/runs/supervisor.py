@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from swerl.errors import Problem, SwerlError, fail
-from swerl.runs import cleanup, samples
+from swerl.runs import cleanup, samples, sharedmemory
 from swerl.runs.children import Child, Children, adopt_orphans, describe_status
 from swerl.runs.display import Display
 from swerl.runs.events import EventLog
@@ -33,6 +33,8 @@ from swerl.runs.stop import StopRequest, read_request
 from swerl.watch.alarm import Action
 
 TRAINER_STOPPED = 3  # the trainer's exit code for "asked to stop, and saved"
+TRAINER_LOST = 4  # for "the engine or another process of mine is gone"
+ENGINE_GONE_S = 60.0  # a trainer may take this long to end after its engine has died
 HOUSEKEEPING_S = 5.0
 RESUMES = "mend what its log says first and give the same command again: it resumes"
 ENGINE_TITLE = "VLLM::"  # how vLLM calls its engine and worker processes
@@ -70,6 +72,9 @@ class Supervisor:
         self._children = Children({TOKEN_VARIABLE: cleanup.token_of(run), "SPT_NOENV": "1", "TMPDIR": str(run.tmp)})
         self._services = [_Service(spec) for spec in plan.services]
         self._trainer: Child | None = None
+        self._trainer_deaths = 0  # since the last step that was new
+        self._trained = 0
+        self._trainer_start_at = 0.0
         self._guard = Guard(run, plan, self._events, display.line)
         self._feed = Feed(run, plan.total_steps, self._guard.listen)
         self._rates = RateLines(run.trainer_log, run.vllm_log)
@@ -115,6 +120,7 @@ class Supervisor:
             if outcome is not None:
                 return outcome
             self._attend_services()
+            self._attend_engine()
             self._keep_house()
             alarm = self._guard.attend()
             if alarm is not None:
@@ -138,8 +144,14 @@ class Supervisor:
                     )
             if not service.was_up:
                 return  # the next one waits for it
-        if self._trainer is None and self._stop is None:
+        if self._trainer is None and self._stop is None and time.monotonic() >= self._trainer_start_at:
             self._trainer = self._start(self._plan.trainer)
+
+    def _attend_engine(self) -> None:
+        """End a trainer that outlives its engine: it may wait in an update for weights that nobody takes."""
+        died = self._feed.progress.engine_died
+        if died is not None and self._trainer is not None and time.monotonic() - died > ENGINE_GONE_S:
+            send(self._trainer.ref, signal.SIGKILL)
 
     def _is_up(self, service: _Service) -> bool:
         assert service.child is not None
@@ -163,7 +175,7 @@ class Supervisor:
         assert child.status is not None
         self._events.emit("process.ended", durable=True, process=child.name, pid=child.ref.pid, how=describe_status(child.status))
         if child is self._trainer:
-            return self._verdict(child)
+            return None if self._starts_again(child) else self._verdict(child)
         service = next(service for service in self._services if service.child is child)
         end_processes(lambda: cleanup.owned(self._run, self._registry, child.name), grace_s=self._plan.sweep_grace_s)
         self._registry.ended(self._run.id, child.ref)
@@ -181,6 +193,30 @@ class Supervisor:
         service.start_at = now + self._plan.restart_delay_s * len(service.deaths)
         self._say("process.died", process=child.name, how=describe_status(child.status), next="starting it again")
         return None
+
+    def _starts_again(self, trainer: Child) -> bool:
+        """Whether the trainer's death is put up with: it was killed or has lost a process after its engine was up. Gateway and runner, and
+        the trials there, wait for the next start, which goes on from the newest checkpoint."""
+        status = trainer.status
+        assert status is not None
+        self._keep_house()
+        progress = self._feed.progress
+        if self._stop is not None or not progress.engine_up or not (status < 0 or status == TRAINER_LOST):
+            return False
+        self._trainer_deaths = 1 if (progress.step or 0) > self._trained else self._trainer_deaths + 1
+        self._trained = max(self._trained, progress.step or 0)
+        if self._trainer_deaths > self._plan.trainer_restarts:
+            return False
+        line = first_error(trainer.spec.log, trainer.log_offset)
+        cleanup.note_shared_memory(self._run, self._registry)
+        end_processes(lambda: cleanup.owned(self._run, self._registry, trainer.name), grace_s=self._plan.sweep_grace_s)
+        sharedmemory.remove(self._run.leftovers)
+        self._registry.ended(self._run.id, trainer.ref)
+        self._trainer = None
+        self._trainer_start_at = time.monotonic() + self._plan.restart_delay_s * self._trainer_deaths
+        how, said = describe_status(status), f'; its log says first: "{line.text[:200]}"' if line else ""
+        self._say("process.died", process=trainer.name, how=how + said, next="starting it again from the newest checkpoint")
+        return True
 
     def _verdict(self, trainer: Child) -> Outcome:
         status = trainer.status

@@ -94,4 +94,19 @@ class Stuck(ClockRule):
         return Finding(f"{what} has taken {minutes:.0f} minutes", {"minutes": minutes, "phase": picture.phase, "step": picture.step})
 
 
-RULES = (NoTrial(), WaitsForNobody(), Boot(), Stuck())
+class EngineDied(ClockRule):
+    id = "SWERL-W505"
+    title = "the engine died"
+    asks = "a replica of the engine is dead"
+    remedy = (
+        "the trainer's log has the engine's last words (out of memory, most often); the trainer is started again from the newest"
+        " checkpoint, infrastructure.restarts times without a new step in between"
+    )
+
+    def look(self, now: float, picture: Picture, terms: Terms) -> Finding | None:
+        if picture.engine_died is None:
+            return None
+        return Finding(f"replica {picture.engine_died}", {"cause": picture.engine_died})
+
+
+RULES = (NoTrial(), WaitsForNobody(), Boot(), Stuck(), EngineDied())
