@@ -34,7 +34,6 @@ from swerl.watch.alarm import Action
 
 TRAINER_STOPPED = 3  # the trainer's exit code for "asked to stop, and saved"
 TRAINER_LOST = 4  # for "the engine or another process of mine is gone"
-ENGINE_GONE_S = 60.0  # a trainer may take this long to end after its engine has died
 HOUSEKEEPING_S = 5.0
 RESUMES = "mend what its log says first and give the same command again: it resumes"
 ENGINE_TITLE = "VLLM::"  # how vLLM calls its engine and worker processes
@@ -150,7 +149,7 @@ class Supervisor:
     def _attend_engine(self) -> None:
         """End a trainer that outlives its engine: it may wait in an update for weights that nobody takes."""
         died = self._feed.progress.engine_died
-        if died is not None and self._trainer is not None and time.monotonic() - died > ENGINE_GONE_S:
+        if died is not None and self._trainer is not None and time.monotonic() - died > self._plan.engine_gone_s:
             send(self._trainer.ref, signal.SIGKILL)
 
     def _is_up(self, service: _Service) -> bool:
@@ -213,6 +212,7 @@ class Supervisor:
         sharedmemory.remove(self._run.leftovers)
         self._registry.ended(self._run.id, trainer.ref)
         self._trainer = None
+        progress.engine_up, progress.engine_died = False, None  # of the one that is gone
         self._trainer_start_at = time.monotonic() + self._plan.restart_delay_s * self._trainer_deaths
         how, said = describe_status(status), f'; its log says first: "{line.text[:200]}"' if line else ""
         self._say("process.died", process=trainer.name, how=how + said, next="starting it again from the newest checkpoint")

@@ -38,6 +38,8 @@ def plan_of(run, steps):
         trainer=ProcessSpec("trainer", (*me, "trainer", str(run.root), str(steps)), run.trainer_log, stop_grace_s=3.0),
         total_steps=int(steps),
         max_restarts=2,
+        engine_gone_s=float(os.environ.get("STANDIN_ENGINE_GONE_S", "60")),
+        trainer_restarts=int(os.environ.get("STANDIN_RESTARTS", "0")),
         restart_delay_s=0.05,
         sweep_grace_s=0.3,
         tick_s=0.02,
@@ -124,6 +126,12 @@ def trainer(run_dir, steps):
         time.sleep(STEP_S)
         if os.environ.get("STANDIN_FAIL_AT") == str(step):
             raise MemoryError("no room for the optimizer")
+        if os.environ.get("STANDIN_LOST_AT") == str(step) and not once_lost(run):
+            events.emit("engine.died", replica="a:1", cause="its server says that the engine is dead", in_flight=2)
+            if os.environ.get("STANDIN_LOST_HANGS"):
+                time.sleep(600)  # as an update that waits for a rank that is gone
+            print("SWERL-R120 the engine is dead", flush=True)
+            return 4
         if os.environ.get("STANDIN_HANG_AT") == str(step):
             time.sleep(600)  # as a replay buffer whose workers have died
         if os.environ.get("STANDIN_TRAINS_NOTHING"):
@@ -135,6 +143,14 @@ def trainer(run_dir, steps):
             events.emit("checkpoint.committed", step=step)
     Path("/dev/shm", descendants.segment.name).unlink()  # an orderly end removes its segments; a kill does not
     return 0
+
+
+def once_lost(run):
+    """Whether the engine has been lost as often as ``STANDIN_LOST_TIMES`` says (once); counts this time."""
+    count = run.root / "lost"
+    lost = int(count.read_text()) if count.exists() else 0
+    count.write_text(str(lost + 1))
+    return lost >= int(os.environ.get("STANDIN_LOST_TIMES", "1"))
 
 
 def descendants(run):
