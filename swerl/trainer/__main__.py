@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -125,7 +126,8 @@ def _lost(error: Exception) -> SwerlError:
 
 
 def start_ray(config) -> None:
-    """verl's own way of starting Ray, without running its task."""
+    """verl's own way of starting Ray, without running its task. Ray starts workers through a shell and quotes all but the interpreter, so
+    a path that needs it is handed over quoted."""
     import ray
     from omegaconf import OmegaConf
     from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
@@ -133,6 +135,8 @@ def start_ray(config) -> None:
     init = config.ray_kwargs.get("ray_init", {})
     defaults = get_ppo_ray_runtime_env(config)
     defaults.setdefault("env_vars", {})["TRANSFER_QUEUE_ENABLE"] = "1"
+    if (quoted := shlex.quote(sys.executable)) != sys.executable:
+        defaults["py_executable"] = quoted
     runtime_env = OmegaConf.merge(defaults, init.get("runtime_env", {}))
     ray.init(**OmegaConf.to_container(OmegaConf.create({**init, "runtime_env": runtime_env})))
 

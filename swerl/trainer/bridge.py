@@ -30,7 +30,7 @@ from typing import Any
 import aiohttp
 import orjson
 from aiohttp import web
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 from verl.workers.rollout.llm_server import LLMServerClient
 
 from swerl.gateway.engines.metrics_text import tokens_in
@@ -162,6 +162,8 @@ class EngineBridge:
             except RayActorError as error:  # the load balancer: nothing can be asked any more
                 self._died("load balancer", f"{type(error).__name__}: {error}")
                 return
+            except RayError:
+                continue  # it is asked again in a moment
             await asyncio.gather(*(self._examine(replica) for replica in replicas))
 
     async def _examine(self, replica: str) -> None:

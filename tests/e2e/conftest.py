@@ -98,6 +98,17 @@ class Run:
         started = [e for e in self.events("supervisor") if e["kind"] == "process.started" and e["process"] == process]
         os.kill(started[-1]["pid"], signal.SIGKILL)
 
+    def descendant(self, title: str) -> int:
+        """The living process of the run whose command begins with ``title``."""
+        token = self.dir.token.read_bytes().strip()
+        for path in PROC.glob("[0-9]*"):
+            try:
+                if (path / "cmdline").read_text().startswith(title) and token in (path / "environ").read_bytes():
+                    return int(path.name)
+            except OSError:  # it ended meanwhile, or is not ours to read
+                continue
+        raise AssertionError(f"no {title} runs")
+
     def output(self) -> str:
         return (self.dir.root.parent / f"{self.dir.id}.out").read_text()[-4000:]
 
