@@ -18,11 +18,11 @@ from typing import Any
 import click
 
 from swerl.artifacts.gather import read_trials
-from swerl.artifacts.results import validations
 from swerl.config import load_resolved
-from swerl.runs.events import read_events
-from swerl.runs.metrics import read_metrics
-from swerl.runs.rundir import RunDir, read_json
+from swerl.record.events import read_events
+from swerl.record.metrics import read_metrics
+from swerl.record.results import validations
+from swerl.record.rundir import RunDir, read_json
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 360, 56, 44
 COLOURS = ("#1f6f8b", "#c2571a", "#4a7c3a", "#7a4988", "#8a6d1d")

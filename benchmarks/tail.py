@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent / "trials"))
 from results import machine, write
 
-from swerl.trials.journal import read
+from swerl.record.trial_journal import read
 from swerl.trials.tail import GROUP_MINIMUM, Group, victims
 
 PROMPTS, SAMPLES, PLACES, STEPS = 64, 8, 128, 200

@@ -17,10 +17,11 @@ from typing import Any
 from swerl.artifacts.gather import gather
 from swerl.config import RunConfig
 from swerl.errors import fail
-from swerl.runs.display import duration
-from swerl.runs.events import read_events
-from swerl.runs.metrics import read_metrics
-from swerl.runs.rundir import RunDir, read_json, write_json
+from swerl.record.events import read_events
+from swerl.record.metrics import read_metrics
+from swerl.record.rundir import RunDir, read_json, write_json
+from swerl.record.words import duration
+from swerl.report import add_report
 from swerl.runs.status import peak_memory_mb
 
 PASS_AT = "4"
@@ -88,7 +89,7 @@ def collect(config: RunConfig, say: Say) -> Results:
     """Gather the run and read the results from the archive."""
     say("6/6 results")
     run = RunDir.at(config.run_dir)
-    archive = gather(run.root)
+    archive = gather(run.root, report=add_report)
     results = read_json(archive / "results.json")
     events = list(read_events(run.events_of("supervisor")))
     timed = [float(row.data["timing_s/step"]) for row in read_metrics(run.metrics) if row.data.get("timing_s/step") is not None]

@@ -19,9 +19,9 @@ from typing import Any
 
 import orjson
 
-from swerl.runs.rundir import RunDir
-from swerl.trials.model import Identity, Timing, TrialResult
-from swerl.trials.outcomes import Outcome
+from swerl.record.model import Identity, Timing, TrialResult
+from swerl.record.outcomes import Outcome
+from swerl.record.rundir import RunDir
 
 FAMILIES = ("wrong-operator", "off-by-one", "missing-negation", "swapped-args", "wrong-constant", "null-check")
 START = 1_790_000_000.0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swerl.runs.metrics import Row
+from swerl.record.metrics import Row
 
 # Clocks and what is computed from them: by prefix, and by a part of the name that says seconds. Everything else of a metrics row follows
 # from the trials and the seeds.

@@ -13,9 +13,9 @@ from typing import Any
 
 import orjson
 
-from swerl.environment.hashing import files_sha256
 from swerl.errors import Problem
-from swerl.runs.rundir import write_json
+from swerl.record.hashing import files_sha256
+from swerl.record.rundir import write_json
 
 CRATE_FILE = "ro-crate-metadata.json"
 CONTEXT, PROFILE = "https://w3id.org/ro/crate/1.1/context", "https://w3id.org/ro/crate/1.1"

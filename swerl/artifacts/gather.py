@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,28 +17,30 @@ from swerl.artifacts.crate import write_crate
 from swerl.artifacts.ledger import ARCHIVES, Ledger
 from swerl.artifacts.outputs import runtime_output, wandb_run_ids
 from swerl.artifacts.provenance import seal_archive
-from swerl.artifacts.redact import known_secrets, redact
-from swerl.artifacts.results import Trial, best, costs, rate, trial_of, validations
 from swerl.artifacts.sample import copy_sample
 from swerl.config import RunConfig, load_resolved
 from swerl.config.schema import PROJECT_ROOT
 from swerl.errors import fail
-from swerl.preflight.indexes import IndexUnreadable, row_count
-from swerl.runs.events import read_events
-from swerl.runs.metrics import Row, read_metrics
-from swerl.runs.quarantined import quarantined
-from swerl.runs.registry import Registry
-from swerl.runs.rundir import RunDir, read_json, write_json
-from swerl.trainer.checkpoints import newest
-from swerl.trials.journal import read as read_journal
+from swerl.facts.indexes import IndexUnreadable, row_count
+from swerl.record.checkpoints import newest
+from swerl.record.events import read_events
+from swerl.record.metrics import Row, read_metrics
+from swerl.record.quarantined import quarantined
+from swerl.record.redact import known_secrets, redact
+from swerl.record.registry import Registry
+from swerl.record.results import Trial, best, costs, rate, trial_of, validations
+from swerl.record.rundir import RunDir, read_json, write_json
+from swerl.record.trial_journal import read as read_journal
 
 LOG_TAIL_LINES = 400
 EVENT_TAIL_LINES = 5000
 
+Report = Callable[[Path, RunDir, int], None]  # writes a report of the run, with so many transcripts, into the folder
 
-def gather(run_dir: Path, *, artifacts_dir: Path | None = None, trials: int = 8, notes: str = "") -> Path:
+
+def gather(run_dir: Path, *, report: Report, artifacts_dir: Path | None = None, trials: int = 8, notes: str = "") -> Path:
     """Archive the run at ``run_dir`` and return the archive's path. ``trials`` trajectories go along. Raises SWERL-A001 for a directory
-    that is no run. The artifacts directory is the project's ``artifacts/`` unless named."""
+    that is no run. ``report`` adds what a person reads. The artifacts directory is the project's ``artifacts/`` unless named."""
     run = RunDir.at(run_dir)
     if not run.resolved.is_file() or not run.manifest.is_file():
         raise fail(
@@ -50,14 +52,14 @@ def gather(run_dir: Path, *, artifacts_dir: Path | None = None, trials: int = 8,
     staged = Path(tempfile.mkdtemp(prefix=".staged-", dir=ledger.root / ARCHIVES))
     try:
         staged.chmod(0o755)
-        row = _fill(staged, run, config, trials, notes)
+        row = _fill(staged, run, config, report, trials, notes)
         return ledger.add(staged, row)
     except BaseException:
         shutil.rmtree(staged, ignore_errors=True)
         raise
 
 
-def _fill(staged: Path, run: RunDir, config: RunConfig, trials: int, notes: str) -> dict[str, Any]:
+def _fill(staged: Path, run: RunDir, config: RunConfig, report: Report, trials: int, notes: str) -> dict[str, Any]:
     """Everything but the number; returns the ledger's row."""
     secrets = known_secrets(run)
     for path in (
@@ -83,7 +85,7 @@ def _fill(staged: Path, run: RunDir, config: RunConfig, trials: int, notes: str)
         "set_aside": [{"what": entry.what, "name": entry.name, "error": redact(entry.error, secrets)} for entry in aside],
     }
     write_json(staged / "results.json", results)
-    _report(staged, run, trials)
+    report(staged, run, trials)
     output = runtime_output(run, config, results)
     (staged / "runtime_info.yaml").write_text(yaml.safe_dump({"runtime_info": {"output": output}}, sort_keys=False, allow_unicode=True))
     content = _digest(staged)
@@ -96,16 +98,6 @@ def _fill(staged: Path, run: RunDir, config: RunConfig, trials: int, notes: str)
     shown = output["val_resolve_rate"]["value"]
     kept = ("run", "project", "started_at", "completed_at", "status", "exit_code", "config_digest", "commit", "content_sha256", "notes")
     return {**{name: metadata[name] for name in kept}, "steps": results["steps"], "val_resolve_rate": shown}
-
-
-def _report(staged: Path, run: RunDir, samples: int) -> None:
-    """``report.html``, ``curves/`` and the summary they are made from, so that reports can be made from archives alone."""
-    from swerl.report import summary_of, write_report  # they stand on this room's statistics
-    from swerl.report.summary import NAME
-
-    summary = summary_of(run, samples)
-    (staged / NAME).write_bytes(summary.to_json())
-    write_report(staged, {summary.run: summary})
 
 
 def read_trials(run: RunDir) -> list[Trial]:

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from swerl.errors import fail
-from swerl.runs.rundir import fsync_directory, write_atomic
+from swerl.record.rundir import fsync_directory, write_atomic
 
 INDEX, ARCHIVES = "index.yaml", "archives"
 _ARCHIVE = re.compile(r"run_(\d{3,})")

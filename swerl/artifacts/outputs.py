@@ -8,8 +8,8 @@ from typing import Any
 
 from swerl.config import RunConfig
 from swerl.config.schema import defaults
-from swerl.runs.rundir import RunDir
-from swerl.trainer.checkpoints import newest
+from swerl.record.checkpoints import newest
+from swerl.record.rundir import RunDir
 
 _WANDB_RUN = re.compile(r"(?:offline-)?run-[\d_]+-(\w+)")
 

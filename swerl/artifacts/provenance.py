@@ -16,9 +16,10 @@ import orjson
 from swerl.artifacts.crate import CRATE_FILE, crate_problems
 from swerl.artifacts.signing import opened, payload, sign
 from swerl.artifacts.statement import PREDICATE, STATEMENT, statement
-from swerl.environment.hashing import files_sha256
 from swerl.errors import Problem, fail
-from swerl.runs.rundir import RunDir, read_json, write_json
+from swerl.record.checkpoints import MARKER, committed
+from swerl.record.hashing import files_sha256
+from swerl.record.rundir import RunDir, read_json, write_json
 
 STATEMENT_FILE = "provenance.json"
 ENVELOPE_FILE = "provenance.dsse.json"
@@ -93,7 +94,11 @@ def _stated(archive: Path) -> list[Path]:
 
 def _products(run: RunDir) -> list[Path]:
     single = [run.config_snapshot, run.resolved, run.manifest, run.metrics, run.metrics_superseded, run.lineage, run.trials_journal]
-    many = [*run.root.glob("source.*.diff"), *run.checkpoints.glob("*/swerl.json"), *(run.gateway / "sessions").glob("*.jsonl")]
+    many = [
+        *run.root.glob("source.*.diff"),
+        *(path / MARKER for path in committed(run.checkpoints)),
+        *(run.gateway / "sessions").glob("*.jsonl"),
+    ]
     return sorted(p for p in [*single, *many] if p.is_file())
 
 

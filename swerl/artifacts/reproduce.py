@@ -21,12 +21,12 @@ from swerl.artifacts.compare import Difference
 from swerl.config import RunConfig, load, load_resolved
 from swerl.config.schema import PROJECT_ROOT
 from swerl.errors import Problem, SwerlError, fail
-from swerl.runs.metrics import read_metrics
+from swerl.record.checkpoints import committed, step_of
+from swerl.record.metrics import read_metrics
+from swerl.record.rundir import RunDir, read_json
 from swerl.runs.plan import Plan
 from swerl.runs.prepare import source_state
-from swerl.runs.rundir import RunDir, read_json
 from swerl.runs.situation import situation
-from swerl.trainer.checkpoints import step_of
 
 Mode = Literal["recorded", "live"]
 
@@ -128,7 +128,7 @@ def _source(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _steps(run: RunDir) -> set[int]:
-    return {step_of(path) for path in run.checkpoints.glob("global_step_*") if (path / "swerl.json").exists()}
+    return {step_of(path) for path in committed(run.checkpoints)}
 
 
 def _total(config: RunConfig, last: int) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from swerl.artifacts.redact import redact
-from swerl.artifacts.results import Trial
 from swerl.config import RunConfig
-from swerl.runs.rundir import RunDir
+from swerl.record.redact import redact
+from swerl.record.results import Trial
+from swerl.record.rundir import RunDir
 
 KEPT_FILES = ("result.json", "config.json", "trial.log", "agent/*.json", "agent/*.txt", "verifier/*")
 FILE_LIMIT_BYTES = 1 << 20

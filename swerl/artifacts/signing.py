@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from swerl.errors import fail
-from swerl.runs.rundir import write_atomic
+from swerl.record.rundir import write_atomic
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 

@@ -21,7 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "validate": ("swerl.cli.configuration:validate", "Check config.yaml (and a profile) against the schema."),
     "render": ("swerl.cli.configuration:render", "Show what the processes of a run would be given."),
     "preflight": ("swerl.cli.preflight:preflight", "Find what would fail, before it does. Changes nothing."),
-    "forecast": ("swerl.forecast.cli:forecast", "Predict memory, time and cost from config.json and the profile; compare RUN."),
+    "forecast": ("swerl.cli.forecast:forecast", "Predict memory, time and cost from config.json and the profile; compare RUN."),
     "doctor": ("swerl.cli.doctor:doctor", "Prove the tasks: the gold solution is rewarded, doing nothing is not."),
     "smoke": ("swerl.cli.smoke:smoke", "One real step of the profile, cut to 8 x 4 trials, and a verdict."),
     "train": ("swerl.cli.train:train", "Train; the same command resumes."),
@@ -39,10 +39,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "reproduce": ("swerl.cli.reproduce:reproduce", "Do a run again from its recordings, and compare bit for bit."),
     "clean": ("swerl.cli.clean:clean", "End what dead runs left, and remove runs on demand."),
     "config": ("swerl.cli.configuration:config", "Explain keys, migrate the reference's form, write the reference page."),
-    "data": ("swerl.data.cli:data", "Make, check and sift task sets."),
+    "data": ("swerl.cli.data:data", "Make, check and sift task sets."),
     "policy": ("swerl.policy.__main__:main", "Build, continue or measure the demo policy."),
-    "gateway": ("swerl.gateway.cli:gateway", "Check a recording against the policy that sampled it."),
-    "env": ("swerl.environment.cli:env", "The locked environment: verify, inventory, export, bundle."),
+    "gateway": ("swerl.cli.gateway:gateway", "Check a recording against the policy that sampled it."),
+    "env": ("swerl.cli.env:env", "The locked environment: verify, inventory, export, bundle."),
 }
 
 

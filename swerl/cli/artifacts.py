@@ -33,10 +33,11 @@ def artifacts() -> None:
 def gather_run(chosen: Chosen, run_id: str | None, runs_dir: str | None, out: Path | None, trials: int, notes: str, as_json: bool) -> int:
     """Gather RUN (default: the newest) into one archive, redacted, with a row in the ledger. The run itself is only read."""
     from swerl.artifacts.gather import gather
-    from swerl.runs.rundir import read_json
+    from swerl.record.rundir import read_json
+    from swerl.report import add_report
 
     run = find_run(chosen, run_id, runs_dir)
-    archive = gather(run.root, artifacts_dir=out, trials=trials, notes=notes)
+    archive = gather(run.root, report=add_report, artifacts_dir=out, trials=trials, notes=notes)
     if as_json:
         say_json({"run": run.id, "archive": str(archive), "results": read_json(archive / "results.json")})
         return 0

@@ -16,9 +16,9 @@ from swerl.errors import fail
 @click.option("--yes", is_flag=True, help="With RUN: remove its directory, checkpoints included, without asking.")
 def clean(chosen: Chosen, run_id: str | None, runs_dir: str | None, yes: bool) -> int:
     """End processes and remove shared memory that dead runs left. With RUN, also remove that run. A living run is never touched."""
-    from swerl.runs.registry import Registry
-    from swerl.runs.rundir import RunDir
-    from swerl.runs.states import LIVE
+    from swerl.record.registry import Registry
+    from swerl.record.rundir import RunDir
+    from swerl.record.states import LIVE
     from swerl.runs.takeover import taken
 
     place = find_runs_dir(chosen, runs_dir)

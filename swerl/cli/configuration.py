@@ -39,8 +39,8 @@ def render(chosen: Chosen, out: Path | None, as_json: bool) -> int:
     """Show what the run's processes would be given: environment file, verl's overrides, agent loop. Nothing is started."""
     from dataclasses import asdict
 
+    from swerl.record.rundir import RunDir, write_atomic
     from swerl.render import render as render_config
-    from swerl.runs.rundir import RunDir, write_atomic
 
     config = chosen.load()
     rendered = render_config(config, RunDir.at(config.run_dir))
@@ -83,7 +83,7 @@ def explain(key: str) -> None:
 def migrate(file: Path, out: Path | None) -> int:
     """Rewrite FILE from the reference's nested form (meta_info, runtime_info.input). Every change is told on stderr."""
     from swerl.config.migrate import migrate as migrated
-    from swerl.runs.rundir import write_atomic
+    from swerl.record.rundir import write_atomic
 
     text, notices = migrated(file.read_text(), str(file))
     for notice in notices:
@@ -102,7 +102,7 @@ def migrate(file: Path, out: Path | None) -> int:
 def docs(check: bool) -> int:
     """Write docs/config.md from the schema."""
     from swerl.config.docs import PAGE, page
-    from swerl.runs.rundir import write_atomic
+    from swerl.record.rundir import write_atomic
 
     current = PAGE.read_text() if PAGE.exists() else ""
     if check:

@@ -34,7 +34,8 @@ def dashboard(
     from swerl.artifacts.ledger import ARCHIVES
     from swerl.config.schema import PROJECT_ROOT
     from swerl.dashboard.catalogue import Catalogue
-    from swerl.dashboard.server import Address, DashboardServer, serve
+    from swerl.dashboard.server import DashboardServer, serve
+    from swerl.record.listening import Address
 
     if run_id is not None:
         find_run(chosen, run_id, runs_dir)  # a name that is wrong is told here, not in the browser

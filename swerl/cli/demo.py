@@ -24,7 +24,7 @@ def demo(chosen: Chosen, fresh: bool) -> int:
     from swerl import demo as steps
     from swerl.cli.doctor import examine
     from swerl.cli.train import carry_out, check
-    from swerl.runs.display import duration
+    from swerl.record.words import duration
 
     chosen = replace(chosen, profile=chosen.profile or PROFILE)
     if chosen.profile not in steps.DEMONSTRATIONS:

@@ -76,8 +76,8 @@ def carry_out(
     from swerl.evaluate import policies, report
     from swerl.evaluate.launch import UPSTREAM_KEYS, ask_upstream, evaluate, free_port, is_free
     from swerl.evaluate.order import Order, sha256, size
+    from swerl.record.rundir import RunDir
     from swerl.runs.display import open_display
-    from swerl.runs.rundir import RunDir
 
     say = lambda line: click.echo(line, err=as_json)  # noqa: E731
     Band(*band)

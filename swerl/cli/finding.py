@@ -10,9 +10,9 @@ import click
 
 from swerl.cli.options import Chosen, config_options
 from swerl.errors import fail
-from swerl.runs.registry import Registry, Run
-from swerl.runs.rundir import REGISTRY_NAME, RunDir
-from swerl.runs.states import LIVE
+from swerl.record.registry import Registry, Run
+from swerl.record.rundir import REGISTRY_NAME, RunDir
+from swerl.record.states import LIVE
 
 
 def run_options[F: Callable[..., Any]](function: F) -> F:

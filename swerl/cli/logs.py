@@ -23,7 +23,7 @@ def logs(chosen: Chosen, run_id: str | None, runs_dir: str | None, process: str,
     """Show what a process of RUN (default: a living one, else the newest) prints.
 
     Numbers are in metrics.jsonl and events/, alarms in swerl status."""
-    from swerl.runs.logs import plain, read_new_lines, tail
+    from swerl.record.logs import plain, read_new_lines, tail
 
     run = find_run(chosen, run_id, runs_dir, living_first)
     path = {"engine": run.vllm_log, "supervisor": run.console}.get(process, run.log_of(process))
@@ -46,8 +46,8 @@ def logs(chosen: Chosen, run_id: str | None, runs_dir: str | None, process: str,
 
 
 def _lives(run) -> bool:
-    from swerl.runs.registry import Registry
-    from swerl.runs.states import LIVE
+    from swerl.record.registry import Registry
+    from swerl.record.states import LIVE
 
     registry = Registry(run.registry)
     try:

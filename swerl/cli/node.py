@@ -17,8 +17,8 @@ def node(directory: Path, rank: int, ip: str | None) -> int:
     """Check this machine and join the run in DIRECTORY, for as long as the run's head lives. The head prints this command."""
     from swerl.config import load_resolved
     from swerl.errors import fail
+    from swerl.record.rundir import RunDir
     from swerl.runs.cluster import join, node_problems
-    from swerl.runs.rundir import RunDir
 
     run = RunDir.at(directory)
     if not run.resolved.exists():

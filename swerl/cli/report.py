@@ -28,8 +28,8 @@ def report(
     directory of either. Curves lie beside it as SVG and PNG."""
     from swerl.artifacts.ledger import ARCHIVES
     from swerl.config.schema import PROJECT_ROOT
+    from swerl.record.rundir import RunDir
     from swerl.report import summary_of, write_report
-    from swerl.runs.rundir import RunDir
 
     root = artifacts or PROJECT_ROOT / "artifacts"
 

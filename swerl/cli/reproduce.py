@@ -26,6 +26,7 @@ def reproduce(
     """Do RUN (default: the newest) again and compare every number and every weight with it.
 
     Refuses when code, lock, environment, model, tasks or machine are not what they were, and names them."""
+    from swerl.artifacts.provenance import seal_run
     from swerl.artifacts.reproduce import differences
     from swerl.artifacts.reproduce import reproduce as do_again
     from swerl.runs.display import open_display
@@ -41,7 +42,7 @@ def reproduce(
         return 1 if found else 0
 
     def carry_out(config: Any, plan: Any) -> None:
-        _, outcome = launch(config, open_display, fresh=True, plan=plan, notice=click.echo)
+        _, outcome = launch(config, open_display, seal=seal_run, fresh=True, plan=plan, notice=click.echo)
         if outcome is not None and outcome.problem is not None:
             raise click.ClickException(str(outcome.problem))
 

@@ -22,8 +22,8 @@ def smoke(chosen: Chosen, keep: bool, patience: float | None, as_json: bool) -> 
     from swerl.cli.train import carry_out, check
     from swerl.config import load
     from swerl.preflight import predict
+    from swerl.record.rundir import RunDir
     from swerl.runs import smoke as room
-    from swerl.runs.rundir import RunDir
 
     whole = chosen.load()
     sets = room.cut(whole)

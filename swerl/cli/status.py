@@ -17,8 +17,8 @@ def status(chosen: Chosen, run_id: str | None, runs_dir: str | None, watching: b
     """Where RUN stands, on one screen; without RUN, all runs, and a living one (else the newest) closer."""
     from dataclasses import asdict
 
-    from swerl.runs.registry import Registry
-    from swerl.runs.states import LIVE, State
+    from swerl.record.registry import Registry
+    from swerl.record.states import LIVE, State
     from swerl.runs.status import one_screen, status_of, table
 
     runs = all_runs(find_runs_dir(chosen, runs_dir))

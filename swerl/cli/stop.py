@@ -17,9 +17,9 @@ def stop(chosen: Chosen, run_id: str | None, runs_dir: str | None, at_once: bool
     """Stop RUN (default: the one that is alive): it finishes its step, saves and ends.
 
     A run whose supervisor died has its leftovers ended."""
-    from swerl.runs.display import duration
-    from swerl.runs.registry import Registry
-    from swerl.runs.states import LIVE, State
+    from swerl.record.registry import Registry
+    from swerl.record.states import LIVE, State
+    from swerl.record.words import duration
     from swerl.runs.stop import StopRequest
     from swerl.runs.stop import stop as stop_run
 

@@ -45,8 +45,8 @@ def resume(chosen: Chosen, run_id: str | None, runs_dir: str | None, detach: boo
 
 def let_go(config: RunConfig) -> int:
     """Give this very command, without ``--detach``, to a process of its own, and say how to look after it."""
+    from swerl.record.rundir import RunDir
     from swerl.runs.detach import detach
-    from swerl.runs.rundir import RunDir
 
     run = RunDir.at(config.run_dir)
     words = [word for word in sys.argv[1:] if word != "--detach"]
@@ -73,16 +73,17 @@ def check(config: RunConfig, patience: float | None = None, skip: tuple[str, ...
 def carry_out(config: RunConfig, fresh: bool, then: bool = True) -> int:
     """Supervise the run and say how it ended; ``then``: also what may come next when it is complete."""
     from swerl.artifacts.outputs import wandb_sync
+    from swerl.artifacts.provenance import seal_run
+    from swerl.record.rundir import RunDir
+    from swerl.record.states import State
     from swerl.runs.companion import dashboard
     from swerl.runs.display import open_display
     from swerl.runs.launch import launch
-    from swerl.runs.rundir import RunDir
-    from swerl.runs.states import State
 
     run = RunDir.at(config.run_dir)
     click.echo(f"run {run.id} in {run.root}")
     with dashboard(config, run, click.echo):
-        row, outcome = launch(config, open_display, fresh=fresh, notice=click.echo)
+        row, outcome = launch(config, open_display, seal=seal_run, fresh=fresh, notice=click.echo)
     if outcome is None:
         click.echo(f"run {run.id} is complete already ({row.step} steps)")
         if then:

@@ -15,9 +15,9 @@ from typing import Any
 from swerl.artifacts.ledger import ARCHIVES
 from swerl.dashboard.context import Seen, json_of
 from swerl.dashboard.index import RunIndex
-from swerl.runs.registry import Registry
-from swerl.runs.rundir import REGISTRY_NAME, RunDir
-from swerl.runs.states import LIVE
+from swerl.record.registry import Registry
+from swerl.record.rundir import REGISTRY_NAME, RunDir
+from swerl.record.states import LIVE
 
 
 class Catalogue:

@@ -12,8 +12,8 @@ import orjson
 
 from swerl.config.schema import keys
 from swerl.dashboard import store
-from swerl.runs.registry import Registry, Run
-from swerl.runs.rundir import RunDir
+from swerl.record.registry import Registry, Run
+from swerl.record.rundir import RunDir
 
 
 @dataclass(frozen=True)

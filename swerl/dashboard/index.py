@@ -17,10 +17,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from swerl.dashboard import follow, store
+from swerl.dashboard import store
 from swerl.dashboard.sums import Versions, sum_up
 from swerl.dashboard.take import Taker
-from swerl.runs.rundir import RunDir
+from swerl.record import follow
+from swerl.record.rundir import RunDir
 
 NAME = "dashboard.sqlite"
 LINES_AT_A_TIME = 20_000  # between two of these, readers of the same process get their turn

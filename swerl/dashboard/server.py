@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from importlib.resources import files
 
 from aiohttp import web
@@ -16,27 +15,15 @@ from swerl.dashboard.catalogue import Catalogue
 from swerl.dashboard.guard import Guard, add_headers, is_loopback, new_token
 from swerl.dashboard.live import Follower
 from swerl.dashboard.routes import MAX_COMPARED, Routes
-from swerl.errors import fail
+from swerl.record.listening import Address, listen
 
 ANSWERING_THREADS = 4
-PORTS_TRIED = 10
 PAGE = {
     "index.html": "text/html",
     "app.js": "text/javascript",
     "app.css": "text/css",
     "icon.svg": "image/svg+xml",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen. ``port`` 0 takes any; ``search`` takes the next free one of ``PORTS_TRIED`` where the port is taken.
-    ``fd``: a socket that listens already."""
-
-    host: str = "127.0.0.1"
-    port: int = 8090
-    search: bool = False
-    fd: int | None = None
 
 
 class DashboardServer:
@@ -100,29 +87,6 @@ class DashboardServer:
             return handle
 
         return [web.get("/", serve("index.html")), *(web.get(f"/{name}", serve(name)) for name in PAGE if name != "index.html")]
-
-
-def listen(address: Address) -> socket.socket:
-    """A socket that nobody shares (no SO_REUSEPORT): two servers on one port are two answers to one question. Raises SWERL-R301."""
-    host, port = address.host, address.port
-    tries = PORTS_TRIED if address.search and port else 1
-    for number in range(port, port + tries):
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        found = socket.socket(family, socket.SOCK_STREAM)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            found.bind((host, number))
-            found.listen(128)
-            return found
-        except OSError as error:
-            found.close()
-            last = error
-    raise fail(
-        "SWERL-R301",
-        f"the dashboard cannot listen on {host}:{port}: {last.strerror or last}",
-        "end the process that holds the port, or choose another with --port",
-        f"{host}:{port}",
-    ) from last
 
 
 async def serve(server: DashboardServer, on_ready, parent_pid: int | None = None) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from swerl.runs.process import boot_id
+from swerl.record.process import boot_id
 
 VERSION = 3
 BUCKET_S = 300

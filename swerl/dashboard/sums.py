@@ -22,7 +22,7 @@ from typing import Any
 
 import orjson
 
-from swerl.artifacts.results import RESOLVED_AT
+from swerl.record.results import RESOLVED_AT
 
 FATES = ("trained", "no signal", "masked", "killed", "failed", "superseded", "run again", "validation")
 MIN_GROUP = 2

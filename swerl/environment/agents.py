@@ -23,10 +23,10 @@ from pathlib import Path
 
 import orjson
 
-from swerl.environment.hashing import file_sha256
 from swerl.errors import fail
+from swerl.facts.sandbox import MOUNT
+from swerl.record.hashing import file_sha256
 
-MOUNT = "/opt/custom-agent-runtime"
 _TIMEOUT_S = 60
 
 

@@ -13,9 +13,10 @@ import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
-from swerl.environment.agents import MOUNT, PythonAgent
+from swerl.environment.agents import PythonAgent
 from swerl.environment.exports import run_uv
 from swerl.errors import fail
+from swerl.facts.sandbox import MOUNT
 
 _LEFT_OUT = (
     "test",

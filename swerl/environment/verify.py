@@ -18,11 +18,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from swerl.environment import bytecode, platforms, pth
-from swerl.environment.hashing import files_sha256
 from swerl.environment.installed import Distribution, Environment, walk_files
 from swerl.environment.lock import Lock, Package
 from swerl.environment.records import wheels_digest
 from swerl.errors import Problem
+from swerl.record.hashing import files_sha256
 
 # Files that several packages bring with different content and that nothing reads.
 HARMLESS = frozenset({"build_backend.py"})

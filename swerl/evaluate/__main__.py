@@ -11,7 +11,7 @@ from swerl.config import load_resolved
 from swerl.errors import SwerlError
 from swerl.evaluate import order
 from swerl.evaluate.drive import carry_out
-from swerl.runs.rundir import RunDir
+from swerl.record.rundir import RunDir
 
 
 @click.command(help=__doc__)

@@ -14,12 +14,12 @@ from swerl.data.doctor import choose
 from swerl.data.index import Entry
 from swerl.evaluate import harvest, report
 from swerl.evaluate.order import Order
-from swerl.runs.events import EventLog
-from swerl.runs.rundir import RunDir, write_json
-from swerl.trainer.services import Service
-from swerl.trials.journal import is_final
-from swerl.trials.journal import read as read_journal
-from swerl.trials.model import TrialResult
+from swerl.record.client import Service
+from swerl.record.events import EventLog
+from swerl.record.model import TrialResult
+from swerl.record.rundir import RunDir, write_json
+from swerl.record.trial_journal import is_final
+from swerl.record.trial_journal import read as read_journal
 
 RESULTS = "evaluation.json"
 SPLIT = "val"  # sampled as validation is, and never cut by the tail-killer

@@ -14,8 +14,8 @@ import click
 
 from swerl.config import RunConfig, load_resolved
 from swerl.evaluate import order
-from swerl.runs.rundir import RunDir
-from swerl.runs.services import announce
+from swerl.record.rundir import RunDir
+from swerl.record.services import announce
 
 
 def arguments(config: RunConfig, port: int) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 from swerl.config import RunConfig
 from swerl.errors import fail
 from swerl.evaluate.policies import Policy, merged
-from swerl.runs.rundir import write_json
+from swerl.record.rundir import write_json
 
 RECORD = "swerl_export.json"
 # Of the largest logit. Weights are trained in float32 and exported in the model's own type: bfloat16 keeps 8 bits of a number.

@@ -20,7 +20,7 @@ import orjson
 from swerl.data import difficulty, index
 from swerl.data.index import Entry
 from swerl.evaluate.order import Order
-from swerl.runs.rundir import RunDir, write_atomic, write_json
+from swerl.record.rundir import RunDir, write_atomic, write_json
 
 
 def write(run: RunDir, asked: Order, entries: Sequence[Entry], settled: Sequence[Mapping[str, Any]], trials_dir: Path) -> dict[str, Any]:

@@ -20,12 +20,12 @@ from swerl.errors import fail
 from swerl.evaluate import order
 from swerl.evaluate.drive import RESULTS
 from swerl.evaluate.order import Order
+from swerl.record.rundir import RunDir, read_json
 from swerl.render import public_environment, runner_environment
 from swerl.runs.display import Display
 from swerl.runs.launch import set_aside
 from swerl.runs.plan import Plan, ProcessSpec
 from swerl.runs.prepare import prepare
-from swerl.runs.rundir import RunDir, read_json
 from swerl.runs.supervisor import Outcome, Supervisor
 from swerl.runs.takeover import taken
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
-from swerl.runs.rundir import RunDir, read_json, write_json
+from swerl.record.rundir import RunDir, read_json, write_json
 
 if TYPE_CHECKING:
     from swerl.config import RunConfig

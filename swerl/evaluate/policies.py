@@ -16,7 +16,8 @@ from typing import Literal
 
 from swerl.config import RunConfig
 from swerl.errors import fail
-from swerl.runs.rundir import RunDir
+from swerl.record import checkpoints
+from swerl.record.rundir import RunDir
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _DECIDES = (".json", ".safetensors", ".bin", ".jinja", ".txt", ".model")  # what a policy says
@@ -40,19 +41,17 @@ def choose(config: RunConfig, given: str | None) -> Policy:
     """SWERL-T060 when there is no such policy, SWERL-T061 when its checkpoint does not verify."""
     if given is None:
         run = RunDir.at(config.run_dir)
-        return of_run(run) if any(run.checkpoints.glob("global_step_*/swerl.json")) else of_directory(config.model.model_path)
+        return of_run(run) if checkpoints.committed(run.checkpoints) else of_directory(config.model.model_path)
     if given.startswith(("http://", "https://")):
         url = given.rstrip("/")
         return Policy("url", url, f"url-{hashlib.sha256(url.encode()).hexdigest()[:12]}:0", url=url)
     path = Path(given).expanduser().absolute()
     if (path / "checkpoints").is_dir():
         return of_run(RunDir.at(path))
-    return of_checkpoint(path) if path.name.startswith("global_step_") else of_directory(path)
+    return of_checkpoint(path) if checkpoints.is_name(path.name) else of_directory(path)
 
 
 def of_run(run: RunDir) -> Policy:
-    from swerl.trainer import checkpoints
-
     newest, passed_over = checkpoints.newest(run.checkpoints)
     if newest is None:
         said = f": {passed_over[0]}" if passed_over else ""
@@ -61,8 +60,6 @@ def of_run(run: RunDir) -> Policy:
 
 
 def of_checkpoint(path: Path) -> Policy:
-    from swerl.trainer import checkpoints
-
     if found := checkpoints.faults(path):
         raise fail("SWERL-T061", f"the checkpoint does not verify: {found[0]}", "name another one; `swerl status` lists a run's", str(path))
     marker = checkpoints.read_marker(path)

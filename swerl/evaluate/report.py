@@ -7,9 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from swerl.artifacts.results import Z95, Trial, costs, mean_pass_at, rate, trial_of, wilson
 from swerl.evaluate.order import Order
-from swerl.trials.outcomes import MEANING, Outcome
+from swerl.record.outcomes import MEANING, Outcome
+from swerl.record.results import Z95, Trial, costs, mean_pass_at, rate, trial_of, wilson
 
 
 def results(asked: Order, settled: Sequence[Mapping[str, Any]], tasks: int) -> dict[str, Any]:

@@ -43,9 +43,10 @@ from swerl.gateway.server import PublicSurface
 from swerl.gateway.settings import GatewaySettings, settings_from
 from swerl.gateway.spans import Spans
 from swerl.gateway.tree import Context, Tokens, Turn
-from swerl.runs.events import EventLog
-from swerl.runs.rundir import RunDir
-from swerl.runs.services import announce
+from swerl.record.events import EventLog
+from swerl.record.ledger import Ledger, objects
+from swerl.record.rundir import RunDir
+from swerl.record.services import announce
 
 _ITS_OWN = (401, 403, 404, 408, 409, 425, 429, 500, 502, 503, 504, 529)  # the server's troubles, not this request's
 _LAST_DELAY_S = 20.0
@@ -148,12 +149,11 @@ class UpstreamSession:
         }
 
     def write(self, line: Mapping[str, Any]) -> None:
-        fd = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        ledger = Ledger(self.file, mode=0o600)
         try:
-            os.write(fd, orjson.dumps(line) + b"\n")
-            os.fdatasync(fd)
+            ledger.append(line, sync=True)
         finally:
-            os.close(fd)
+            ledger.close()
 
     def _body(self, request: ChatRequest) -> dict[str, Any]:
         wanted = [v for v in (request.max_tokens, self.sampling.get("max_tokens"), self.server.settings.response_tokens) if v]
@@ -214,7 +214,9 @@ class Upstream:
         file = self._file(id)
         if not id.isalnum() or not file.is_file():
             return None
-        lines = [orjson.loads(line) for line in file.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        lines = list(objects(file))
+        if not lines:
+            return None
         first = lines[0]
         session = self._made(id, first["trial"], first["sampling"], first["seed"], first["max_turns"])
         session.turns = sum(line["k"] == "turn" for line in lines)

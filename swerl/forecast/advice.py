@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from swerl.forecast.memory import Forecast, Plan, forecast, size
+from swerl.facts.memory import Forecast, Plan, forecast, size
 from swerl.forecast.rates import Rates, Trial
 from swerl.forecast.timing import step_time
 

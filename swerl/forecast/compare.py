@@ -6,21 +6,22 @@ place, a checkpoint's copy is used.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from swerl.config import load_resolved
+from swerl.config import RunConfig, load_resolved
 from swerl.errors import fail
-from swerl.forecast.memory import GIB, Plan, size
+from swerl.facts.memory import GIB, Forecast, Plan, size
 from swerl.forecast.outlook import outlook
 from swerl.forecast.rates import Trial, assumed_trials, measured_trial
-from swerl.runs.display import duration
-from swerl.runs.events import read_events
-from swerl.runs.metrics import read_metrics
-from swerl.runs.rundir import RunDir
+from swerl.record.checkpoints import directories
+from swerl.record.events import read_events
+from swerl.record.metrics import read_metrics
+from swerl.record.rundir import RunDir
+from swerl.record.words import duration
 
 PHASES = ("gen", "old_log_prob", "update_actor", "update_weights")
 
@@ -39,13 +40,12 @@ class Row:
         return self.foreseen / self.measured if self.measured else float("inf")
 
 
-def compared(run: RunDir) -> list[Row]:
-    """Rows for what the run measured, the memory first. SWERL-R031 for a run without a trained step."""
-    from swerl.preflight import predict
-
+def compared(run: RunDir, foresee: Callable[[RunConfig, Path], Forecast]) -> list[Row]:
+    """Rows for what the run measured, the memory first. ``foresee`` takes a configuration and the policy's ``config.json``. SWERL-R031 for
+    a run without a trained step."""
     rows, events = training_rows(run), _events(run)
     config = load_resolved(run.resolved)
-    foreseen = predict(config, model_config=_shape_of(run, config.model.model_path))
+    foreseen = foresee(config, _shape_of(run, config.model.model_path))
     expected = outlook(foreseen).expected
     measured = outlook(foreseen, trial=trial_of_run(run, foreseen.plan)).expected
     validation_s = _validation_s(events) / len(rows)
@@ -109,7 +109,7 @@ def _events(run: RunDir) -> list[dict[str, Any]]:
 
 
 def _shape_of(run: RunDir, policy: Path) -> Path:
-    copies = sorted(run.checkpoints.glob("global_step_*/actor/huggingface/config.json"))
+    copies = [file for path in directories(run.checkpoints) if (file := path / "actor" / "huggingface" / "config.json").is_file()]
     here = policy / "config.json"
     return here if here.exists() or not copies else copies[-1]
 
@@ -148,7 +148,7 @@ def _while_sampling(events: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str
 
 def _saved(run: RunDir) -> float | None:
     """Bytes of the newest checkpoint, all its files."""
-    folders = sorted(run.checkpoints.glob("global_step_*"), key=lambda p: int(p.name.rpartition("_")[2]))
+    folders = directories(run.checkpoints)
     return sum(path.stat().st_size for path in folders[-1].rglob("*") if path.is_file()) if folders else None
 
 

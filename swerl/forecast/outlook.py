@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from swerl.facts.memory import Forecast
 from swerl.forecast.advice import Advice, advise
-from swerl.forecast.memory import Forecast
 from swerl.forecast.rates import Rates, Trial, assumed_trials, rates_for
 from swerl.forecast.timing import RunTime, as_dict, run_time
 

@@ -20,7 +20,7 @@ from math import log
 from statistics import mean, pstdev
 from typing import Any
 
-from swerl.forecast.memory import Plan
+from swerl.facts.memory import Plan
 
 
 @dataclass(frozen=True, slots=True)

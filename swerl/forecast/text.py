@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from swerl.facts.memory import Forecast, count, size
 from swerl.forecast.advice import fitting
-from swerl.forecast.memory import Forecast, count, size
 from swerl.forecast.outlook import Outlook
-from swerl.runs.display import duration
+from swerl.record.words import duration
 
 
 def render(result: Forecast, outlook: Outlook | None = None) -> str:

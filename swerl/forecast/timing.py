@@ -20,9 +20,9 @@ from statistics import NormalDist
 from types import MappingProxyType
 from typing import Any
 
-from swerl.forecast.memory import Forecast, Plan
+from swerl.facts.memory import Forecast, Plan
+from swerl.facts.shape import ModelShape, dtype_bytes
 from swerl.forecast.rates import Rates, Trial
-from swerl.forecast.shape import ModelShape, dtype_bytes
 
 HALVINGS = 50
 BATCH_TAIL = 0.5614  # exp(-Euler's constant): the quantile whose value is the expected maximum

@@ -13,7 +13,7 @@ from swerl.gateway.engines.base import Engine
 from swerl.gateway.errors import EngineAwayError, EngineError
 from swerl.gateway.for_ever import for_ever
 from swerl.gateway.gate import EngineGate
-from swerl.runs.events import EventLog
+from swerl.record.events import EventLog
 
 ASK_S = 1.0
 

@@ -20,7 +20,7 @@ from typing import Any
 from swerl.gateway.admission import Admission
 from swerl.gateway.engines.base import Engine, EngineSpec
 from swerl.gateway.errors import ApiError, EngineAwayError
-from swerl.runs.rundir import read_json, write_json
+from swerl.record.rundir import read_json, write_json
 
 _FIRST_DELAY_S, _LAST_DELAY_S = 0.1, 2.0
 _ABORT_AGAIN_S = 0.25

@@ -37,8 +37,8 @@ from swerl.gateway.spans import Spans
 from swerl.gateway.store import SessionStore
 from swerl.gateway.template import ChatTemplate
 from swerl.gateway.tree import Tokens
-from swerl.runs.events import EventLog
-from swerl.runs.services import announce
+from swerl.record.events import EventLog
+from swerl.record.services import announce
 
 _WILDCARDS = ("0.0.0.0", "::")  # bound everywhere, reachable under a name only
 _ADMIN_HOST = "127.0.0.1"

@@ -18,7 +18,6 @@ from swerl.gateway.chat import Answer, ChatRequest
 from swerl.gateway.errors import ApiError, context_overflow
 from swerl.gateway.gate import EngineGate, Hold
 from swerl.gateway.history import Histories, ToolSets
-from swerl.gateway.journal import Journal
 from swerl.gateway.live import LiveText, LiveTokens
 from swerl.gateway.metrics import Metrics
 from swerl.gateway.parsers import AnswerReader
@@ -27,7 +26,8 @@ from swerl.gateway.records import context_record, turn_record
 from swerl.gateway.sampling import Sampled, limit_tokens, request_seed, room_tokens, sample, sampling_for
 from swerl.gateway.settings import GatewaySettings
 from swerl.gateway.tree import Context, SessionTree, Turn, lineage, paths, side_starts, start_of
-from swerl.runs.events import EventLog
+from swerl.record.events import EventLog
+from swerl.record.session_journal import Journal
 
 _IN_THREAD_CHARACTERS = 32_768  # placing so much new text (hashing, rendering, tokenising) leaves the event loop free
 _PROBE_TOKENS = 16

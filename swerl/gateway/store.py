@@ -16,9 +16,9 @@ from typing import Any
 
 from swerl.gateway.errors import ApiError
 from swerl.gateway.history import Histories
-from swerl.gateway.journal import Journal, OpenFiles, journal_path, read_journal
 from swerl.gateway.records import read_tree
 from swerl.gateway.session import Parts, Session
+from swerl.record.session_journal import Journal, OpenFiles, inherit, journal_path
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _CLOSED_IN_MEMORY = 64
@@ -107,7 +107,7 @@ class SessionStore:
 
     async def _read(self, id: str) -> Session | None:
         path = journal_path(self.directory, id)
-        records = await asyncio.get_running_loop().run_in_executor(self.parts.executor, lambda: list(read_journal(path)))
+        records = await asyncio.get_running_loop().run_in_executor(self.parts.executor, lambda: inherit(path))
         if not records:  # the machine crashed before the first turn was on disk
             return None
         first, rest = records[0], records[1:]

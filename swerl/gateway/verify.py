@@ -20,9 +20,9 @@ from typing import Any
 import orjson
 
 from swerl.errors import fail
-from swerl.gateway.journal import read_journal
 from swerl.gateway.records import read_tree
 from swerl.gateway.tree import paths
+from swerl.record.session_journal import read_journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def load_recording(file: Path) -> Recording:
     """The JSON the admin surface gives, or a session's journal. Raises SwerlError SWERL-G010 for anything else."""
     try:
         if file.suffix == ".jsonl":
-            records = list(read_journal(file, mend=False))
+            records = list(read_journal(file))
             rows, head = [p.as_dict() for p in paths(read_tree(records))], records[0]
         else:
             head = orjson.loads(file.read_bytes())

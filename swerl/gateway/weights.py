@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
-
 from swerl.config import load_resolved
 from swerl.errors import fail
 from swerl.gateway.verify import Recording, load_recording
+from swerl.record.checkpoints import committed, read_marker
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +34,10 @@ def run_of(journal: Path) -> Path | None:
 def weights_of(run: Path) -> dict[str, Path]:
     """Version names to model directories. A checkpoint counts when it is committed and holds weights in Hugging Face's form."""
     found = {"init:0": load_resolved(run / "resolved.json").model.model_path}
-    for marker in (run / "checkpoints").glob("global_step_*/swerl.json"):
-        directory = marker.parent / "actor" / "huggingface"
+    for path in committed(run / "checkpoints"):
+        directory = path / "actor" / "huggingface"
         if any(directory.glob("*.safetensors")):
-            found[orjson.loads(marker.read_bytes())["version"]] = directory
+            found[read_marker(path)["version"]] = directory
     return found
 
 

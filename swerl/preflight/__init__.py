@@ -16,11 +16,11 @@ from pathlib import Path
 
 from swerl.config import RunConfig, examine
 from swerl.errors import Problem, SwerlError, fail
-from swerl.forecast.memory import ASSUMED_GPU_BYTES, Forecast
-from swerl.forecast.memory import forecast as forecast_of_plan
+from swerl.facts.memory import ASSUMED_GPU_BYTES, Forecast
+from swerl.facts.memory import forecast as forecast_of_plan
+from swerl.facts.plan import plan_of
+from swerl.facts.shape import ShapeError, read_shape
 from swerl.forecast.outlook import outlook
-from swerl.forecast.plan import plan_of
-from swerl.forecast.shape import ShapeError, read_shape
 from swerl.forecast.text import render as render_forecast
 from swerl.preflight.catalog import CHECKS
 from swerl.preflight.context import Context, Host

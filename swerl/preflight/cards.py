@@ -9,10 +9,10 @@ from pathlib import Path
 
 import orjson
 
-from swerl.environment.cards import nvidia_smi
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.context import Context
 from swerl.preflight.gpus import answering, need_cuda
+from swerl.record.cards import nvidia_smi
 
 SMI_S = 6.0
 PROBE = Path(__file__).with_name("nccl_probe.py")

@@ -6,10 +6,10 @@ import re
 import tomllib
 from collections.abc import Iterator
 
+from swerl.facts.indexes import Row
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.containers import client
 from swerl.preflight.context import Context
-from swerl.preflight.indexes import Row
 from swerl.preflight.kubeapi import Cluster, KubeError, cluster_of, kubeconfig_of
 from swerl.preflight.registry import Image, RegistryUnreachable, exists
 from swerl.preflight.runner import side_by_side

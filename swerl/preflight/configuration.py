@@ -11,10 +11,10 @@ from swerl.config.schema import PROJECT_ROOT
 from swerl.errors import SwerlError
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.context import Context
+from swerl.record.lock import describe_holder
 from swerl.render import render
 from swerl.render.overrides_check import check_overrides
 from swerl.render.verl_keys import known_keys
-from swerl.runs.lock import describe_holder
 
 _TIME_IN_NAME = re.compile(r"(?<!\d)20\d{2}[-_.]?(0[1-9]|1[0-2])[-_.]?([0-2]\d|3[01])(?!\d)|(?<!\d)1[5-9]\d{8}(?!\d)|\d{8}[-_T]\d{4,6}")
 

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from swerl.config.check import is_placeholder
 from swerl.errors import Problem
-from swerl.forecast.plan import total_steps
-from swerl.forecast.shape import ModelShape, ShapeError, read_shape
+from swerl.facts.indexes import IndexUnreadable, Row, read_index, row_count
+from swerl.facts.plan import known_steps
+from swerl.facts.sandbox import backend
+from swerl.facts.shape import ModelShape, ShapeError, read_shape
 from swerl.preflight.check import NotApplicable
-from swerl.preflight.indexes import IndexUnreadable, Row, read_index, row_count
 from swerl.preflight.taskfiles import Scan, scan
-from swerl.render.trial import backend
-from swerl.runs.process import TOKEN_VARIABLE, environment_of
-from swerl.runs.rundir import RunDir
+from swerl.record.process import TOKEN_VARIABLE, environment_of
+from swerl.record.rundir import RunDir
 
 if TYPE_CHECKING:
     from swerl.config import RunConfig
@@ -181,12 +181,7 @@ class Context:
 
     def steps(self) -> int | None:
         """Training steps of the whole run, or None where they depend on an index that cannot be read."""
-        if self.cfg.training.total_steps is not None:
-            return self.cfg.training.total_steps
-        try:
-            return total_steps(self.cfg, self.once("train row count", lambda: row_count(self.cfg.data.train_index)))
-        except IndexUnreadable:
-            return None
+        return known_steps(self.cfg, lambda index: self.once("train row count", lambda: row_count(index)))
 
     def val_tasks(self) -> int | None:
         """Rows of the validation's index, or None where it cannot be read."""

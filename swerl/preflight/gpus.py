@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import psutil
 
-from swerl.environment.cards import nvidia_smi, visible
 from swerl.environment.platforms import CUDA, MINIMUM_DRIVER
-from swerl.forecast.memory import ASSUMED_GPU_BYTES, GIB, forecast, size
-from swerl.forecast.plan import plan_of
+from swerl.facts.memory import ASSUMED_GPU_BYTES, GIB, forecast, size
+from swerl.facts.plan import plan_of
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.context import Context
-from swerl.runs.process import TOKEN_VARIABLE, environment_of
+from swerl.record.cards import nvidia_smi, visible
+from swerl.record.process import TOKEN_VARIABLE, environment_of
 
 _SMI_TIMEOUT_S = 6.0
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 
-from swerl.forecast.memory import GIB, disk, forecast, size
-from swerl.forecast.plan import plan_of
+from swerl.facts.memory import GIB, disk, forecast, size
+from swerl.facts.plan import plan_of
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.context import Context
 

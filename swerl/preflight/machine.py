@@ -8,13 +8,13 @@ import resource
 from collections.abc import Iterator
 from pathlib import Path
 
-from swerl.forecast.memory import GIB, size
+from swerl.facts.memory import GIB, size
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.configuration import is_held
 from swerl.preflight.context import Context
 from swerl.preflight.host import meminfo
-from swerl.runs.process import TOKEN_VARIABLE, Seen, environment_of, every_process, owned_processes
-from swerl.runs.rundir import RunDir
+from swerl.record.process import TOKEN_VARIABLE, Seen, environment_of, every_process, owned_processes
+from swerl.record.rundir import RunDir
 
 MINIMUM_OPEN_FILES = 4096
 MINIMUM_PROCESSES = 4096

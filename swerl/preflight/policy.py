@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 
-from swerl.forecast.memory import count
-from swerl.forecast.shape import ShapeError, read_shape, text_config
+from swerl.facts.memory import count
+from swerl.facts.shape import ShapeError, read_shape, text_config
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.context import Context
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
-from swerl.forecast.memory import GIB, size
+from swerl.facts.memory import GIB, size
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.clusters import image_of
 from swerl.preflight.containers import client

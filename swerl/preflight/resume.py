@@ -10,7 +10,7 @@ import orjson
 
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.context import Context
-from swerl.trainer.checkpoints import faults, step_of
+from swerl.record.checkpoints import directories, faults
 
 # Restored with the optimizer and its schedule, whatever the configuration says now.
 _RESTORED = ("algorithm.learning_rate", "training.lr_scheduler", "algorithm.lr_warmup_steps", "algorithm.weight_decay")
@@ -22,7 +22,7 @@ def checkpoints(ctx: Context) -> list[Path]:
     """Checkpoint directories of this run, newest first; not applicable where there is nothing to resume."""
     if ctx.cfg.training.resume == "never":
         raise NotApplicable("training.resume is never")
-    found = sorted(ctx.run_dir.checkpoints.glob("global_step_*"), key=step_of, reverse=True)
+    found = directories(ctx.run_dir.checkpoints)[::-1]
     if not found:
         raise NotApplicable("nothing to resume")
     return found

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from swerl.forecast.memory import Forecast, forecast
-from swerl.forecast.plan import plan_of
+from swerl.facts.memory import Forecast, forecast
+from swerl.facts.plan import plan_of
 from swerl.preflight.check import NotApplicable
 from swerl.preflight.context import Context
 from swerl.preflight.gpus import gpu_memory

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from swerl.preflight.indexes import Row
+from swerl.facts.indexes import Row
 
 SCAN_S = 4.0
 NEEDED = ("instruction.md", "task.toml", "tests/test.sh")

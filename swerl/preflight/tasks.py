@@ -13,10 +13,10 @@ import orjson
 
 from swerl.config import dump_resolved
 from swerl.data.hashing import task_hash
-from swerl.forecast.plan import steps_per_epoch
+from swerl.facts.indexes import IndexUnreadable, Row
+from swerl.facts.plan import steps_per_epoch
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.context import Context
-from swerl.preflight.indexes import IndexUnreadable, Row
 from swerl.preflight.taskfiles import SCAN_S, missing_part
 
 SPLITS = ("train", "val")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from swerl.forecast.memory import ASSUMED_GPU_BYTES, forecast
+from swerl.facts.memory import ASSUMED_GPU_BYTES, forecast
+from swerl.facts.plan import plan_of
 from swerl.forecast.outlook import outlook
-from swerl.forecast.plan import plan_of
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.context import Context
 

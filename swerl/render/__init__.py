@@ -21,12 +21,12 @@ from typing import Any
 import orjson
 
 from swerl.config.runconfig import RunConfig
+from swerl.record.rundir import RunDir, write_atomic
 from swerl.render.agent_loop import agent_loop
 from swerl.render.environment import environment_file, process_environment, public_environment, runner_environment
 from swerl.render.ray import ray_head, ray_join
 from swerl.render.trial import trial_settings
 from swerl.render.verl import reserved, verl_overrides
-from swerl.runs.rundir import RunDir, write_atomic
 
 AGENT_LOOP_FILE = "agent_loop.yaml"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import yaml
 
 from swerl.config.runconfig import RunConfig
-from swerl.runs.rundir import RunDir
+from swerl.record.rundir import RunDir
 
 
 def agent_loop(config: RunConfig, run: RunDir) -> str:

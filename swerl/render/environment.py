@@ -9,7 +9,7 @@ import orjson
 
 from swerl.config.runconfig import RunConfig
 from swerl.config.schema import keys
-from swerl.runs.rundir import RunDir
+from swerl.record.rundir import RunDir
 
 
 def environment_file(config: RunConfig) -> str:

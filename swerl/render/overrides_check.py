@@ -9,9 +9,9 @@ from swerl.config.nearest import suggestion
 from swerl.config.runconfig import RunConfig
 from swerl.config.schema import keys
 from swerl.errors import Problem
+from swerl.record.rundir import RunDir
 from swerl.render.verl import plain_name, reserved
 from swerl.render.verl_keys import VerlKeys
-from swerl.runs.rundir import RunDir
 
 
 def check_overrides(config: RunConfig, run: RunDir, known: VerlKeys) -> list[Problem]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from swerl.config.runconfig import RunConfig
-from swerl.runs.rundir import RunDir
+from swerl.record.rundir import RunDir
 
 
 def ray_head(config: RunConfig, run: RunDir) -> list[str]:

@@ -12,8 +12,8 @@ from typing import Any
 
 from swerl.config.runconfig import RunConfig
 from swerl.config.sections import HarborAgent
-from swerl.environment.agents import MOUNT
 from swerl.errors import fail
+from swerl.facts.sandbox import MOUNT, backend
 
 # What an agent class takes of our keys, and under which name. The turn limit holds for every agent, because the gateway counts; an agent
 # that is told as well can end in good order.
@@ -91,16 +91,6 @@ def _one_of_each(a: HarborAgent) -> None:
             "set harbor_agent.agent_import_path, or harbor_agent.agent_name to an agent of Harbor",
             "harbor_agent.agent_name",
         )
-
-
-def backend(a: HarborAgent) -> str:
-    """``kubernetes``, ``docker``, ``bubblewrap`` or ``other``, from the class or the name of the sandbox."""
-    named = (a.environment_import_path or a.environment_type or "").lower()
-    if "kubernetes" in named or "environments.ack" in named or named == "ack":
-        return "kubernetes"
-    if "environments.docker" in named or "sandboxes.docker" in named or named == "docker":
-        return "docker"
-    return "bubblewrap" if "bubblewrap" in named else "other"
 
 
 def _environment_class(a: HarborAgent) -> dict[str, str]:

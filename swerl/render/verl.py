@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from swerl.config.runconfig import RunConfig
+from swerl.record.rundir import RunDir
 from swerl.render.environment import public_environment
 from swerl.render.hydra import argument
-from swerl.runs.rundir import RunDir
 
 ACTOR = "actor_rollout_ref.actor"
 ROLLOUT = "actor_rollout_ref.rollout"

@@ -16,7 +16,7 @@ import orjson
 
 from swerl.config.schema import PROJECT_ROOT
 from swerl.errors import fail
-from swerl.runs.rundir import write_atomic
+from swerl.record.rundir import write_atomic
 
 _TIMEOUT_S = 120
 

@@ -8,6 +8,6 @@ markup; secrets that the run knows are taken out before anything is written; the
 """
 
 from swerl.report.summary import Summary, summary_of
-from swerl.report.write import write_report
+from swerl.report.write import add_report, write_report
 
-__all__ = ["Summary", "summary_of", "write_report"]
+__all__ = ["Summary", "add_report", "summary_of", "write_report"]

@@ -14,15 +14,15 @@ from typing import Any
 
 import orjson
 
-from swerl.artifacts.redact import known_secrets, redact, redacted
-from swerl.artifacts.results import RESOLVED_AT, Trial
 from swerl.artifacts.sample import choose
 from swerl.dashboard.context import Seen, json_of
 from swerl.dashboard.index import RunIndex, wait_until_read
 from swerl.dashboard.panels import UNITS
 from swerl.dashboard.views import alarms, cost, curves, overview, tasks, trial, trials
 from swerl.errors import fail
-from swerl.runs.rundir import RunDir
+from swerl.record.redact import known_secrets, redact, redacted
+from swerl.record.results import RESOLVED_AT, Trial
+from swerl.record.rundir import RunDir
 
 FORMAT = 1
 NAME = "summary.json"

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from swerl.record.rundir import RunDir, write_atomic
 from swerl.report import svg
 from swerl.report.figures import figures
 from swerl.report.page import page
 from swerl.report.png import png
-from swerl.report.summary import Summary
-from swerl.runs.rundir import write_atomic
+from swerl.report.summary import NAME, Summary, summary_of
 
 PAGE, CURVES = "report.html", "curves"
 
@@ -23,6 +23,14 @@ class Written:
     page: Path
     curves: int
     pictures: int
+
+
+def add_report(folder: Path, run: RunDir, samples: int) -> None:
+    """The report of one run with ``samples`` transcripts, and the summary it is made from, so that reports can be made from archives
+    alone."""
+    summary = summary_of(run, samples)
+    (folder / NAME).write_bytes(summary.to_json())
+    write_report(folder, {summary.run: summary})
 
 
 def write_report(folder: Path, named: Mapping[str, Summary]) -> Written:

@@ -16,8 +16,8 @@ import time
 from dataclasses import dataclass, field
 from typing import IO
 
+from swerl.record.process import PROCESS_VARIABLE, ProcessRef, every_process, look
 from swerl.runs.plan import ProcessSpec
-from swerl.runs.process import PROCESS_VARIABLE, ProcessRef, every_process, look
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swerl.errors import fail
+from swerl.record.process import PROCESS_VARIABLE, TOKEN_VARIABLE, Seen, end_processes, owned_processes
+from swerl.record.registry import Registry
+from swerl.record.rundir import RunDir, read_json, write_atomic
 from swerl.runs import sharedmemory
-from swerl.runs.process import PROCESS_VARIABLE, TOKEN_VARIABLE, Seen, end_processes, owned_processes
-from swerl.runs.registry import Registry
-from swerl.runs.rundir import RunDir, read_json, write_atomic
 from swerl.trials.sandboxes import reaper
 from swerl.trials.settings import run_tag
 

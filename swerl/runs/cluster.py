@@ -27,11 +27,11 @@ from typing import Any
 
 from swerl.config import RunConfig, load_resolved
 from swerl.errors import Problem, SwerlError, fail
+from swerl.record.events import EventLog
+from swerl.record.rundir import RunDir, write_atomic
+from swerl.record.services import announce
 from swerl.render import process_environment
 from swerl.render.ray import ray_head, ray_join
-from swerl.runs.events import EventLog
-from swerl.runs.rundir import RunDir, write_atomic
-from swerl.runs.services import announce
 
 LOOK_S = 1.0
 CONNECT_S = 120.0  # for Ray's own head to answer on a busy machine

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from swerl.config import RunConfig
 from swerl.errors import SwerlError
-from swerl.runs.rundir import RunDir
+from swerl.record.listening import Address, listen
+from swerl.record.rundir import RunDir
 
 LOG = "dashboard.console.log"  # beside the runs: it shows all of them
 NICE = 10  # a tenth of what a process of the run gets where both want a core; less would starve the page on a busy machine
@@ -40,8 +41,6 @@ def dashboard(config: RunConfig, run: RunDir, notice: Callable[[str], None]) -> 
 
 
 def _start(config: RunConfig, run: RunDir, notice: Callable[[str], None]) -> subprocess.Popen[bytes] | None:
-    from swerl.dashboard.server import Address, listen
-
     try:
         run.root.parent.mkdir(parents=True, exist_ok=True)
         with (

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from swerl.runs.registry import Registry
-from swerl.runs.rundir import RunDir
-from swerl.runs.states import LIVE
+from swerl.record.registry import Registry
+from swerl.record.rundir import RunDir
+from swerl.record.states import LIVE
 
 LOOK_S = 0.2
 

@@ -6,7 +6,8 @@ import sys
 import time
 from typing import Protocol, TextIO
 
-from swerl.runs.feed import Progress, duration
+from swerl.record.words import duration
+from swerl.runs.feed import Progress
 
 
 class Display(Protocol):

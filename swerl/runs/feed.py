@@ -6,15 +6,17 @@ Reads only what processes wrote for readers (``events/*.jsonl``, ``metrics.jsonl
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import orjson
-
 from swerl.errors import Problem
-from swerl.runs.logs import read_new_lines
-from swerl.runs.rundir import RunDir
+from swerl.record.follow import Place, place_at_end, read
+from swerl.record.ledger import object_of
+from swerl.record.metrics import is_row
+from swerl.record.rundir import RunDir
+from swerl.record.words import duration
 
 RESOLVE_RATE = "swerl/val/resolve_rate"
 _REWARDS = ("critic/score/mean", "critic/rewards/mean")
@@ -68,8 +70,7 @@ class Feed:
     def __init__(self, run: RunDir, total_steps: int | None = None, listen: Listener | None = None):
         self.run, self._listen = run, listen
         self.progress = Progress(total_steps=total_steps)
-        self._offsets = {path: path.stat().st_size for path in run.events.glob("*.jsonl")}
-        self._metrics_offset, self._metrics_inode = 0, self._inode()
+        self._places = {path: place_at_end(path) for path in run.events.glob("*.jsonl")}
         self._shown: set[tuple[int, str]] = set()
         self._new_rows()
 
@@ -88,31 +89,20 @@ class Feed:
     def _new_events(self) -> list[dict[str, Any]]:
         found = []
         for path in sorted(self.run.events.glob("*.jsonl")):
-            lines, self._offsets[path] = read_new_lines(path, self._offsets.get(path, 0))
-            found += [event for line in lines if (event := _event(line)) is not None]
+            found += [event for event in self._new(path) if "time" in event and "kind" in event]
         return sorted(found, key=lambda event: event["time"])
 
     def _new_rows(self) -> list[dict[str, Any]]:
-        if self._inode() != self._metrics_inode:  # a resume rewrote it; most of its rows were shown before
-            self._metrics_offset, self._metrics_inode = 0, self._inode()
-        lines, self._metrics_offset = read_new_lines(self.run.metrics, self._metrics_offset)
-        rows = {(row["step"], row["lineage"]): row for row in map(orjson.loads, lines)}
+        # a resume rewrites the file, which is then read anew; most of its rows were shown before
+        rows = {(row["step"], row["lineage"]): row for row in self._new(self.run.metrics) if is_row(row)}
         fresh = [row for key, row in rows.items() if key not in self._shown]
         self._shown |= rows.keys()
         return fresh
 
-    def _inode(self) -> int | None:
-        return self.run.metrics.stat().st_ino if self.run.metrics.exists() else None
-
-
-def duration(seconds: float) -> str:
-    """``42s``, ``3m05s``, ``2h07m``."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    def _new(self, path: Path) -> Iterator[dict[str, Any]]:
+        for piece in read(path, self._places.get(path, Place())):
+            self._places[path] = piece.place
+            yield from (value for line in piece.lines if (value := object_of(line)) is not None)
 
 
 def step_line(progress: Progress, row: Mapping[str, Any]) -> str:
@@ -131,13 +121,6 @@ def step_line(progress: Progress, row: Mapping[str, Any]) -> str:
         progress.step_s = float(data["timing_s/step"])
         parts.append(f"{progress.step_s:.1f} s")
     return "  ".join(parts)
-
-
-def _event(line: str) -> dict[str, Any] | None:
-    try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return None  # the end of a line that a killed writer left and its successor closed
 
 
 _Teller = Callable[[Progress, Mapping[str, Any]], str | None]

@@ -12,10 +12,10 @@ from dataclasses import asdict
 from threading import Thread
 from typing import Any
 
-from swerl.runs.events import EventLog
-from swerl.runs.metrics import read_metrics
+from swerl.record.events import EventLog
+from swerl.record.metrics import read_metrics
+from swerl.record.rundir import RunDir, write_json
 from swerl.runs.plan import Plan
-from swerl.runs.rundir import RunDir, write_json
 from swerl.runs.stop import StopRequest, read_request
 from swerl.watch import Alarm, Watchdog
 from swerl.watch.alarm import Action

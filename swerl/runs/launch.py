@@ -6,22 +6,22 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from swerl.config import RunConfig
 from swerl.config.schema import keys
 from swerl.errors import fail
-from swerl.forecast.memory import disk
-from swerl.forecast.plan import plan_of
-from swerl.preflight.check import NotApplicable
-from swerl.preflight.context import Context
+from swerl.facts.memory import disk
+from swerl.facts.plan import known_steps, plan_of
+from swerl.facts.shape import ShapeError, read_shape
+from swerl.record.registry import Run
+from swerl.record.rundir import RunDir, read_json
+from swerl.record.states import State
 from swerl.render import process_environment, runner_environment
 from swerl.runs import cluster
 from swerl.runs.display import Display
 from swerl.runs.plan import Plan, ProcessSpec
 from swerl.runs.prepare import prepare
-from swerl.runs.registry import Run
-from swerl.runs.rundir import RunDir, read_json
-from swerl.runs.states import State
 from swerl.runs.supervisor import Outcome, Supervisor
 from swerl.runs.takeover import taken
 from swerl.watch import Terms
@@ -31,13 +31,19 @@ TRAINER_GRACE_S = 20.0
 _WEBHOOK = keys()["notify.webhook"].env
 
 
+class Seal(Protocol):
+    """Writes what a run's directory states about its files."""
+
+    def __call__(self, run: RunDir, *, finished: float | None, outcome: str) -> object: ...
+
+
 def plan_for(config: RunConfig, run: RunDir) -> Plan:
     """The processes of a real run. Secrets are in the trainer's environment only: gateway and runner serve agents.
 
     Raises SWERL-R018 when an environment is missing."""
     train = _python(config.environment.venv_path)
     trials = _python(config.environment.trials_venv_path)
-    steps = Context(config).steps()
+    steps = known_steps(config)
     no_secrets: Mapping[str, str | None] = {key.env: None for key in keys().values() if key.secret and key.env}
     always = {"PYTHONUNBUFFERED": "1"}
 
@@ -75,6 +81,7 @@ def launch(
     config: RunConfig,
     display: Callable[[], Display],
     *,
+    seal: Seal,
     fresh: bool = False,
     plan: Callable[[RunConfig, RunDir], Plan] = plan_for,
     notice: Callable[[str], None] = print,
@@ -82,8 +89,8 @@ def launch(
     """Run the configuration to its end, from wherever its run directory stands. The outcome is None when there was nothing left to do: the
     run is complete, and the configuration is the one it was completed with.
 
-    ``fresh`` (or ``training.resume: never``) moves an earlier run of this name aside first. Raises what preparing can raise; how the run
-    itself ended is in the outcome."""
+    ``fresh`` (or ``training.resume: never``) moves an earlier run of this name aside first. ``seal`` writes the run's statement when it is
+    over. Raises what preparing can raise; how the run itself ended is in the outcome."""
     run = RunDir.at(config.run_dir)
     if fresh or config.training.resume == "never":
         aside = set_aside(run)
@@ -104,16 +111,14 @@ def launch(
             screen.close()
         ended = held.registry.get(run.id)
         assert ended is not None
-        _state(run, ended, notice)
+        _state(run, ended, seal, notice)
         return ended, outcome
 
 
-def _state(run: RunDir, ended: Run, notice: Callable[[str], None]) -> None:
+def _state(run: RunDir, ended: Run, seal: Seal, notice: Callable[[str], None]) -> None:
     """The run's statement (``provenance.json``). The run is over and recorded: a full disk here is told and changes nothing of that."""
-    from swerl.artifacts.provenance import seal_run
-
     try:
-        seal_run(run, finished=ended.ended, outcome=str(ended.state))
+        seal(run, finished=ended.ended, outcome=str(ended.state))
     except OSError as error:
         notice(f"the run's statement could not be written: {error}")
 
@@ -135,8 +140,8 @@ def set_aside(run: RunDir) -> str | None:
 def _checkpoint_bytes(config: RunConfig) -> int | None:
     """What one save will need; None where the policy's shape cannot be read."""
     try:
-        shape = Context(config).shape()
-    except NotApplicable:
+        shape = read_shape(config.model.model_path / "config.json")
+    except (OSError, ShapeError):
         return None
     return disk(shape, plan_of(config, steps=None, gpu_memory_bytes=None)).save_bytes
 

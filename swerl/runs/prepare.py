@@ -22,10 +22,10 @@ import yaml
 
 from swerl.config import RunConfig, dump_resolved
 from swerl.config.schema import PROJECT_ROOT, keys
+from swerl.record.rundir import RunDir, read_json, write_atomic, write_json
 from swerl.render import render
 from swerl.render import write as write_rendered
 from swerl.runs.cleanup import token_of
-from swerl.runs.rundir import RunDir, read_json, write_atomic, write_json
 from swerl.runs.situation import gpus, situation
 
 PACKAGES = ("verl", "vllm", "torch", "transformers", "ray", "tensordict", "transferqueue", "harbor", "aiohttp", "numpy")

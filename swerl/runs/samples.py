@@ -15,8 +15,8 @@ from pathlib import Path
 
 import psutil
 
-from swerl.environment.cards import nvidia_smi
-from swerl.runs.events import EventLog
+from swerl.record.cards import nvidia_smi
+from swerl.record.events import EventLog
 
 EVERY_S = 30.0
 _ENGINE = re.compile(r"Engine (\d+)")

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from swerl.runs.process import PROC, every_process
-from swerl.runs.rundir import read_json, write_json
+from swerl.record.process import PROC, every_process
+from swerl.record.rundir import read_json, write_json
 
 SHM = Path("/dev/shm")
 _MAPPED = re.compile(rb"^\S+ \S+ \S+ \S+ (\d+) +/dev/shm/", re.MULTILINE)

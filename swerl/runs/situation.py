@@ -18,14 +18,14 @@ import orjson
 
 from swerl.config import RunConfig
 from swerl.config.schema import PROJECT_ROOT, keys, schema_path
-from swerl.environment.cards import nvidia_smi
-from swerl.environment.hashing import file_sha256, files_sha256
 from swerl.environment.lock import load_lock
 from swerl.environment.standing import standing
-from swerl.preflight.indexes import IndexUnreadable, read_index
-from swerl.runs.rundir import read_json, write_json
+from swerl.facts.indexes import IndexUnreadable, read_index
+from swerl.record.cards import nvidia_smi
+from swerl.record.hashing import file_sha256, files_sha256
+from swerl.record.process import IMAGE_VARIABLE
+from swerl.record.rundir import read_json, write_json
 
-IMAGE_VARIABLE = "SWERL_IMAGE"  # name@digest of the container image, set by the manifests and the compose file
 HASHES = ".hashes.json"
 
 # Variables that change what is computed or how. Values that may be secret are left out by name.

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from swerl.config import RunConfig
-from swerl.forecast.memory import GIB, Forecast, size
-from swerl.runs.events import read_events
-from swerl.runs.metrics import read_metrics
-from swerl.runs.rundir import RunDir
+from swerl.facts.memory import GIB, Forecast, size
+from swerl.record.checkpoints import directories
+from swerl.record.events import read_events
+from swerl.record.metrics import read_metrics
+from swerl.record.rundir import RunDir
 from swerl.runs.takeover import taken
 
 PROMPTS, SAMPLES = 8, 4
@@ -127,7 +128,8 @@ def _memory(row: Mapping[str, Any], events: list[dict[str, Any]], config: RunCon
 
 def _checkpoint(run: RunDir, forecast: Forecast | None) -> Gate:
     """Nothing is estimated here: what was saved must be what was foreseen, give or take tokenizer and bookkeeping."""
-    saved = sum(path.stat().st_size for path in run.checkpoints.glob("global_step_*/**/*") if path.is_file())
+    files = (file for folder in directories(run.checkpoints) for file in folder.rglob("*") if file.is_file())
+    saved = sum(file.stat().st_size for file in files)
     if forecast is None or not saved:
         return Gate("checkpoint", None, f"{size(saved)} saved")
     wanted = forecast.disk.save_bytes
@@ -161,7 +163,7 @@ def remove(run: RunDir) -> None:
 
 def remove_checkpoints(run: RunDir) -> None:
     """A smoke run's weights are of no use to anybody."""
-    for path in run.checkpoints.glob("global_step_*"):
+    for path in directories(run.checkpoints):
         shutil.rmtree(path)
 
 

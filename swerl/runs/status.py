@@ -9,20 +9,23 @@ from typing import Any
 
 import psutil
 
-from swerl.runs.display import duration
-from swerl.runs.events import read_events
+from swerl.record.events import read_events
+from swerl.record.memory import used_mb
+from swerl.record.metrics import Row, damaged_rows, read_metrics
+from swerl.record.quarantined import quarantined
+from swerl.record.registry import OwnedProcess, Registry, Run
+from swerl.record.rundir import RunDir
+from swerl.record.states import LIVE
+from swerl.record.words import duration
 from swerl.runs.feed import RESOLVE_RATE
-from swerl.runs.memory import used_mb
-from swerl.runs.metrics import Row, read_metrics
-from swerl.runs.quarantined import quarantined
-from swerl.runs.registry import OwnedProcess, Registry, Run
-from swerl.runs.rundir import RunDir
-from swerl.runs.states import LIVE
 
 REWARDS = ("critic/score/mean", "critic/rewards/mean")
 # Events of other processes that a person wants to see beside the watchdog's alarms.
 TROUBLES = frozenset(
-    {"process.died", "breaker.open", "task.quarantined", "host.quarantined", "group.failed", "trainer.failed", "notify.failed"}
+    (
+        *("process.died", "breaker.open", "task.quarantined", "host.quarantined"),
+        *("group.failed", "trainer.failed", "notify.failed", "metrics.damaged"),
+    )
 )
 RECENT_STEPS = 10
 SHOWN_ALARMS = 5
@@ -96,9 +99,14 @@ def status_of(run: RunDir, registry: Registry) -> RunStatus:
         resolve_rates=tuple((r.step, float(r.data[RESOLVE_RATE])) for r in rows if r.data.get(RESOLVE_RATE) is not None),
         peak_memory_mb=peak_memory_mb(events),
         doing=_doing(events) if live else "",
-        alarms=alarms_of([e for e in events if e["time"] >= since]),
+        alarms=(*alarms_of([e for e in events if e["time"] >= since]), *_damage(run)),
         set_aside=tuple(f"{a.what} {a.name}: {a.error[:160]}" for a in quarantined(events)),
     )
+
+
+def _damage(run: RunDir) -> tuple[str, ...]:
+    found = damaged_rows(run.metrics)
+    return () if found is None else (f"{found.id} {found.message}",)
 
 
 def one_screen(status: RunStatus) -> str:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from swerl.errors import fail
+from swerl.record.lock import hold
+from swerl.record.registry import Registry, Run
+from swerl.record.rundir import RunDir, read_json, write_json
+from swerl.record.states import LIVE
 from swerl.runs import cleanup
-from swerl.runs.lock import hold
-from swerl.runs.registry import Registry, Run
-from swerl.runs.rundir import RunDir, read_json, write_json
-from swerl.runs.states import LIVE
 
 Mode = Literal["drain", "now"]
 

@@ -13,22 +13,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from swerl.errors import Problem, SwerlError, fail
+from swerl.record.events import EventLog
+from swerl.record.logs import RateLines, first_error
+from swerl.record.memory import used_mb
+from swerl.record.metrics import read_metrics
+from swerl.record.process import TOKEN_VARIABLE, end_processes, send, this_process
+from swerl.record.registry import Registry
+from swerl.record.rundir import RunDir
+from swerl.record.services import answers, entry_of
+from swerl.record.states import State
 from swerl.runs import cleanup, samples, sharedmemory
 from swerl.runs.children import Child, Children, adopt_orphans, describe_status
 from swerl.runs.display import Display
-from swerl.runs.events import EventLog
 from swerl.runs.feed import Feed
 from swerl.runs.guard import Guard
-from swerl.runs.logs import RateLines, first_error
-from swerl.runs.memory import used_mb
-from swerl.runs.metrics import read_metrics
 from swerl.runs.plan import Plan, ProcessSpec
-from swerl.runs.process import TOKEN_VARIABLE, end_processes, send, this_process
-from swerl.runs.registry import Registry
-from swerl.runs.rundir import RunDir
-from swerl.runs.services import answers, entry_of
 from swerl.runs.sharedmemory import NewSegments
-from swerl.runs.states import State
 from swerl.runs.stop import StopRequest, read_request
 from swerl.watch.alarm import Action
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from swerl.record.lock import hold
+from swerl.record.registry import Registry, Run
+from swerl.record.rundir import RunDir
 from swerl.runs import cleanup
 from swerl.runs.cleanup import Swept
-from swerl.runs.lock import hold
-from swerl.runs.registry import Registry, Run
-from swerl.runs.rundir import RunDir
 
 
 @dataclass(frozen=True, slots=True)

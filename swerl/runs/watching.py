@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TextIO
 
-from swerl.runs.states import LIVE
+from swerl.record.states import LIVE
 from swerl.runs.status import RunStatus, one_screen
 
 SHARE = 0.1  # of a processor at most: a long run's files take longer to read, and are looked at less often

@@ -10,7 +10,6 @@ Started by the supervisor as ``python -m swerl.trainer --run-dir R`` in the ``tr
 - ``rows``         pure: recording and verdict to training rows
 - ``bridge``       token-in, token-out HTTP endpoint over verl's own client, for the gateway
 - ``replay``       verl's replay buffer with a short poll and a watchdog
-- ``checkpoints``  commit, verify, choose and retain checkpoints; ``lineage`` names the versions of the weights
 - ``cpu``          the CPU as a verl platform
 
 Invariants: a trial that is not in the loss writes no row at all; a group is published only after all its trials have settled; a group

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from swerl.config import RunConfig, load_resolved
 from swerl.errors import SwerlError, fail
-from swerl.preflight.context import Context
+from swerl.facts.plan import known_steps
+from swerl.record import checkpoints
+from swerl.record.checkpoints import Checkpoint
+from swerl.record.events import EventLog
+from swerl.record.lineage import open_lineage
+from swerl.record.metrics import MetricsLog
+from swerl.record.rundir import RunDir
 from swerl.render import process_environment, verl_overrides
-from swerl.runs.events import EventLog
-from swerl.runs.metrics import MetricsLog
-from swerl.runs.rundir import RunDir
-from swerl.trainer import checkpoints
-from swerl.trainer.checkpoints import Checkpoint
-from swerl.trainer.lineage import open_lineage
 
 STOPPED = 3
 LOST = 4
@@ -50,7 +50,10 @@ def train(run: RunDir, recorded: Path | None = None, last_step: int | None = Non
     restored, passed_over = checkpoints.newest(run.checkpoints)
     checkpoints.discard_uncommitted(run.checkpoints)
     lineage = open_lineage(run.lineage, restored)
-    metrics = MetricsLog(run.metrics).resume(restored.step if restored else -1)
+    log = MetricsLog(run.metrics)
+    if log.damaged is not None:
+        events.emit("metrics.damaged", durable=True, **log.damaged.as_dict())
+    metrics = log.resume(restored.step if restored else -1)
     events.emit(
         "trainer.start",
         durable=True,
@@ -78,7 +81,7 @@ def train(run: RunDir, recorded: Path | None = None, last_step: int | None = Non
 def nothing_left(config: RunConfig, restored: Checkpoint | None) -> bool:
     """Whether the checkpoint is that of the run's last step: its row, validation included, was on disk before it counted, so a run that
     was killed after it is complete without loading anything."""
-    steps = Context(config).steps()
+    steps = known_steps(config)
     return restored is not None and steps is not None and restored.step >= steps
 
 

@@ -34,7 +34,7 @@ from ray.exceptions import RayActorError, RayError
 from verl.workers.rollout.llm_server import LLMServerClient
 
 from swerl.gateway.engines.metrics_text import tokens_in
-from swerl.runs.events import EventLog
+from swerl.record.events import EventLog
 
 _ABORT_PATIENCE_S = 5.0
 _HEALTH_S = 2.0

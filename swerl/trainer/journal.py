@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from swerl.artifacts.results import trial_of, validations
+from swerl.record.results import trial_of, validations
 
 
 class TrialJournal:

@@ -21,10 +21,10 @@ import transfer_queue as tq
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput, _agent_loop_registry
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
-from swerl.runs.events import EventLog
-from swerl.runs.rundir import RunDir
+from swerl.record.events import EventLog
+from swerl.record.lineage import current_lineage
+from swerl.record.rundir import RunDir
 from swerl.trainer.bridge import EngineBridge
-from swerl.trainer.lineage import current_lineage
 from swerl.trainer.rollout import Session, TrialRollout
 
 logger = logging.getLogger(__name__)

@@ -20,15 +20,16 @@ from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.workers.rollout.llm_server import LLMServerClient
 
-from swerl.runs.events import EventLog
-from swerl.runs.metrics import MetricsLog
-from swerl.runs.rundir import RunDir
-from swerl.trainer import checkpoints, replay
+from swerl.record import checkpoints
+from swerl.record.client import Absent, Service
+from swerl.record.events import EventLog
+from swerl.record.lineage import current_lineage
+from swerl.record.metrics import MetricsLog
+from swerl.record.rundir import RunDir
+from swerl.trainer import replay
 from swerl.trainer.bridge import BridgeClient
 from swerl.trainer.journal import TrialJournal
-from swerl.trainer.lineage import current_lineage
 from swerl.trainer.paths import AllPaths
-from swerl.trainer.services import Absent, Service
 
 
 class StopRequested(Exception):

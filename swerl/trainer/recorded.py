@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from swerl.errors import fail
-from swerl.gateway.journal import journal_path, read_journal
 from swerl.gateway.records import read_tree
 from swerl.gateway.tree import paths
-from swerl.runs.rundir import RunDir
+from swerl.record.rundir import RunDir
+from swerl.record.session_journal import journal_path, read_journal
+from swerl.record.trial_journal import read as read_trials
 from swerl.trainer.rollout import TrialRollout
-from swerl.trials.journal import read as read_trials
 
 Key = tuple[str, str, int, int]
 

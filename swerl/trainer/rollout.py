@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from swerl.errors import fail
+from swerl.record.client import Service
 from swerl.trainer.rows import Row, RowLimits, rows_of
-from swerl.trainer.services import Service
 
 RewardFunction = Callable[[Mapping[str, Any]], float]
 

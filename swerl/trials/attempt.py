@@ -21,14 +21,14 @@ from harbor.models.trial.result import TrialResult as HarborResult
 from harbor.trial.hooks import TrialEvent
 from harbor.trial.trial import Trial
 
-from swerl.runs.events import EventLog
+from swerl.record.events import EventLog
+from swerl.record.model import TrialRequest
+from swerl.record.outcomes import FORFEITS, Evidence, Outcome
 from swerl.trials import agentcfg
 from swerl.trials.clock import PROBE_S, GatewayWatch, OutOfTime, within
 from swerl.trials.detectors import commands, detect
 from swerl.trials.gateway import Closed, GatewayAdmin, GatewayRefused, GatewayUnreachable, Session
 from swerl.trials.grading import ANSWER
-from swerl.trials.model import TrialRequest
-from swerl.trials.outcomes import FORFEITS, Evidence, Outcome
 from swerl.trials.sandboxes import docker, engine
 from swerl.trials.sandboxes.gradable import Gradable
 from swerl.trials.sandboxes.leftovers import EMPTY_TRUSTED, END_OTHERS, SNAPSHOT

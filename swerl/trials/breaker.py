@@ -11,7 +11,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from swerl.errors import Problem, SwerlError
-from swerl.runs.events import EventLog
+from swerl.record.events import EventLog
 
 
 class BreakerOpen(SwerlError):

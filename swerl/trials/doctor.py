@@ -26,12 +26,12 @@ from swerl.data import index
 from swerl.data.doctor import Agent, Diagnosis, Report, choose, examine
 from swerl.data.index import Entry
 from swerl.errors import SwerlError
-from swerl.runs.events import EventLog
+from swerl.record.events import EventLog
+from swerl.record.model import Identity, TrialRequest
+from swerl.record.outcomes import RewardMissing, judge
 from swerl.trials.attempt import AttemptRunner, Ender
 from swerl.trials.clock import GatewayWatch
 from swerl.trials.gateway import GatewayAdmin
-from swerl.trials.model import Identity, TrialRequest
-from swerl.trials.outcomes import RewardMissing, judge
 from swerl.trials.sandboxes import reaper
 from swerl.trials.settings import RunnerSettings, run_tag, settings_from
 

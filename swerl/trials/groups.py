@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
-from swerl.runs.events import EventLog
-from swerl.trials.model import TrialResult
+from swerl.record.events import EventLog
+from swerl.record.model import TrialResult
 
 KEPT_STEPS = 8
 

@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from swerl.runs.events import EventLog
-from swerl.trials.journal import Journal
-from swerl.trials.model import SetAside, TrialResult
-from swerl.trials.outcomes import MEANING
+from swerl.record.events import EventLog
+from swerl.record.model import SetAside, TrialResult
+from swerl.record.outcomes import MEANING
+from swerl.record.trial_journal import Journal
 
 AFTER = 4
 

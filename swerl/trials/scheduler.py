@@ -18,13 +18,13 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from swerl.runs.events import EventLog
+from swerl.record.events import EventLog
+from swerl.record.model import Identity, Timing, TrialRequest, TrialResult
+from swerl.record.outcomes import MEANING, Evidence, Judgement, Outcome, RewardMissing, judge
+from swerl.record.trial_journal import Journal
 from swerl.trials.attempt import Attempt, AttemptRunner, Ender
 from swerl.trials.breaker import Breaker
 from swerl.trials.groups import Groups
-from swerl.trials.journal import Journal
-from swerl.trials.model import Identity, Timing, TrialRequest, TrialResult
-from swerl.trials.outcomes import MEANING, Evidence, Judgement, Outcome, RewardMissing, judge
 from swerl.trials.quarantine import Quarantine
 from swerl.trials.settings import RunnerSettings
 from swerl.trials.tail import TailKiller

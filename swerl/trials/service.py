@@ -17,14 +17,14 @@ import orjson
 from aiohttp import web
 
 from swerl.errors import SwerlError
-from swerl.runs.events import EventLog
-from swerl.runs.services import announce
+from swerl.record.events import EventLog
+from swerl.record.model import Identity, TrialRequest
+from swerl.record.services import announce
+from swerl.record.trial_journal import Journal
 from swerl.trials.attempt import AttemptRunner
 from swerl.trials.breaker import BreakerOpen
 from swerl.trials.clock import GatewayWatch
 from swerl.trials.gateway import GatewayAdmin
-from swerl.trials.journal import Journal
-from swerl.trials.model import Identity, TrialRequest
 from swerl.trials.reap import elsewhere
 from swerl.trials.sandboxes import engine, limits, reaper
 from swerl.trials.scheduler import Scheduler, Stopping

@@ -134,7 +134,7 @@ def settings_from(cfg: RunConfig, run_dir: Path) -> RunnerSettings:
 
 def run_attempt(run_dir: Path) -> int:
     """Which start of the run this is, by its manifest; 1 where there is none."""
-    from swerl.runs.rundir import RunDir, read_json
+    from swerl.record.rundir import RunDir, read_json
 
     manifest = read_json(RunDir.at(run_dir).manifest) or {}
     return max((entry["attempt"] for entry in manifest.get("attempts", ())), default=1)

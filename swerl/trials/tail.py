@@ -14,9 +14,9 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from swerl.runs.events import EventLog
-from swerl.trials.model import TrialResult
-from swerl.trials.outcomes import Outcome
+from swerl.record.events import EventLog
+from swerl.record.model import TrialResult
+from swerl.record.outcomes import Outcome
 from swerl.trials.settings import Tail
 
 GROUP_MINIMUM = 2

@@ -18,7 +18,7 @@ from typing import Any
 from harbor.environments.base import BaseEnvironment
 from harbor.trial.trial import Trial
 
-from swerl.runs.events import EventLog
+from swerl.record.events import EventLog
 
 ALIVE_S = 10
 

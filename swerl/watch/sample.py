@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from swerl.environment.cards import nvidia_smi
-from swerl.runs.rundir import RunDir, read_json
+from swerl.record.cards import nvidia_smi
+from swerl.record.rundir import RunDir, read_json
 from swerl.watch.terms import Terms
 
 ANSWER_S = 5.0

@@ -12,7 +12,8 @@ from typing import Any
 
 from trialkit import make_task, request_for, settings_for
 
-from swerl.environment.agents import MOUNT, is_current, table_digest
+from swerl.environment.agents import is_current, table_digest
+from swerl.facts.sandbox import MOUNT
 from swerl.trials.gateway import GatewayAdmin
 from swerl.trials.service import Runner
 

@@ -7,7 +7,7 @@ import pytest
 from agentkit import Played, play
 
 from swerl.gateway.engines.scripted import scripted_logprob
-from swerl.trials.outcomes import Outcome
+from swerl.record.outcomes import Outcome
 
 pytestmark = [pytest.mark.trials, pytest.mark.long]
 

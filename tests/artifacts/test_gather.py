@@ -17,20 +17,21 @@ import yaml
 
 from swerl.artifacts.gather import gather
 from swerl.artifacts.ledger import Ledger
-from swerl.artifacts.redact import HIDDEN, redact
 from swerl.config import examine
 from swerl.errors import SwerlError
-from swerl.runs.events import EventLog
-from swerl.runs.metrics import MetricsLog
+from swerl.record.checkpoints import commit
+from swerl.record.events import EventLog
+from swerl.record.metrics import MetricsLog
+from swerl.record.model import Identity, Timing, TrialResult
+from swerl.record.outcomes import Outcome
+from swerl.record.process import this_process
+from swerl.record.redact import HIDDEN, redact
+from swerl.record.registry import Registry
+from swerl.record.rundir import RunDir, write_json
+from swerl.record.states import State
+from swerl.record.trial_journal import Journal
+from swerl.report import add_report
 from swerl.runs.prepare import prepare
-from swerl.runs.process import this_process
-from swerl.runs.registry import Registry
-from swerl.runs.rundir import RunDir, write_json
-from swerl.runs.states import State
-from swerl.trainer.checkpoints import commit
-from swerl.trials.journal import Journal
-from swerl.trials.model import Identity, Timing, TrialResult
-from swerl.trials.outcomes import Outcome
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -100,7 +101,7 @@ def make_run(site) -> Callable[..., RunDir]:
 
 def test_archive_and_ledger(make_run, tmp_path: Path):
     run = make_run()
-    archive = gather(run.root, artifacts_dir=tmp_path / "artifacts", notes="for the test")
+    archive = gather(run.root, report=add_report, artifacts_dir=tmp_path / "artifacts", notes="for the test")
     assert archive == tmp_path / "artifacts" / "archives" / "run_001"
     names = {str(p.relative_to(archive)) for p in archive.rglob("*") if p.is_file()}
     assert {
@@ -116,7 +117,7 @@ def test_archive_and_ledger(make_run, tmp_path: Path):
 
 
 def test_results_come_from_the_journal(make_run, tmp_path: Path):
-    archive = gather(make_run().root, artifacts_dir=tmp_path / "artifacts")
+    archive = gather(make_run().root, report=add_report, artifacts_dir=tmp_path / "artifacts")
     results = json.loads((archive / "results.json").read_bytes())
     assert [v["resolve_rate"]["value"] for v in results["validations"]] == [0.25, 0.75]
     best = results["best"]
@@ -135,7 +136,7 @@ def test_outputs_are_filled_in(make_run, tmp_path: Path):
     for age, name in enumerate(("offline-run-20260101_000000-first1", "run-20260102_000000-second2")):  # a resumed run has two
         (run.root / "wandb" / name).mkdir(parents=True)
         os.utime(run.root / "wandb" / name, (age, age))
-    archive = gather(run.root, artifacts_dir=tmp_path / "artifacts")
+    archive = gather(run.root, report=add_report, artifacts_dir=tmp_path / "artifacts")
     output = yaml.safe_load((archive / "runtime_info.yaml").read_text())["runtime_info"]["output"]
     assert output["checkpoint_path"]["value"] == str(run.checkpoints / "global_step_8" / "actor")
     assert output["val_resolve_rate"]["value"] == 0.75
@@ -147,7 +148,7 @@ def test_outputs_are_filled_in(make_run, tmp_path: Path):
 
 
 def test_snapshot_asks_for_the_same_run(make_run, site, tmp_path: Path):
-    archive = gather(make_run().root, artifacts_dir=tmp_path / "artifacts")
+    archive = gather(make_run().root, report=add_report, artifacts_dir=tmp_path / "artifacts")
     found = examine(archive / "config.snapshot.yaml", None, {}, site.env)
     assert found.config is not None and found.ok
     assert found.config.digest == yaml.safe_load((archive / "metadata.yaml").read_text())["config_digest"]
@@ -155,7 +156,7 @@ def test_snapshot_asks_for_the_same_run(make_run, site, tmp_path: Path):
 
 def test_no_secret_is_in_an_archive(make_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    archive = gather(make_run().root, artifacts_dir=tmp_path / "artifacts")
+    archive = gather(make_run().root, report=add_report, artifacts_dir=tmp_path / "artifacts")
     for path in archive.rglob("*"):
         text = path.read_bytes().decode("latin-1") if path.is_file() else ""
         for secret in (KEY, "admin-token-value", "8Zx3vWq0pLkTn5YbRuE1aQ", "a-token-of-this-run-only"):
@@ -165,7 +166,7 @@ def test_no_secret_is_in_an_archive(make_run, tmp_path: Path, monkeypatch: pytes
 
 
 def test_log_tails_and_trajectories_are_bounded(make_run, tmp_path: Path):
-    archive = gather(make_run().root, artifacts_dir=tmp_path / "artifacts", trials=3)
+    archive = gather(make_run().root, report=add_report, artifacts_dir=tmp_path / "artifacts", trials=3)
     lines = (archive / "logs" / "first.log").read_text().splitlines()
     assert lines[-1].startswith("Bearer") and 300 < len(lines) < 500
     names = [p.name for p in (archive / "trajectories").iterdir()]
@@ -175,24 +176,27 @@ def test_log_tails_and_trajectories_are_bounded(make_run, tmp_path: Path):
 
 def test_gathering_again_adds_nothing(make_run, tmp_path: Path):
     run = make_run()
-    first = gather(run.root, artifacts_dir=tmp_path / "artifacts")
-    assert gather(run.root, artifacts_dir=tmp_path / "artifacts") == first
+    first = gather(run.root, report=add_report, artifacts_dir=tmp_path / "artifacts")
+    assert gather(run.root, report=add_report, artifacts_dir=tmp_path / "artifacts") == first
     MetricsLog(run.metrics).append(9, "l", {"critic/score/mean": 0.9})
-    second = gather(run.root, artifacts_dir=tmp_path / "artifacts")
+    second = gather(run.root, report=add_report, artifacts_dir=tmp_path / "artifacts")
     rows = Ledger(tmp_path / "artifacts").rows()
     assert second.name == "run_002" and [r["supersedes"] for r in rows] == [None, "run_001"]
     assert sorted(p.name for p in (tmp_path / "artifacts" / "archives").iterdir()) == ["run_001", "run_002"]
 
 
 def test_sums_are_right(make_run, tmp_path: Path):
-    archive = gather(make_run().root, artifacts_dir=tmp_path / "artifacts")
+    archive = gather(make_run().root, report=add_report, artifacts_dir=tmp_path / "artifacts")
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=archive, check=True)
 
 
 def test_exits_at_once_never_share_a_number(make_run, tmp_path: Path):
     runs = [make_run(f"run-{i}") for i in range(4)]
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=gather, args=(run.root,), kwargs={"artifacts_dir": tmp_path / "artifacts"}) for run in runs]
+    workers = [
+        context.Process(target=gather, args=(run.root,), kwargs={"report": add_report, "artifacts_dir": tmp_path / "artifacts"})
+        for run in runs
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -207,8 +211,8 @@ def test_exits_at_once_never_share_a_number(make_run, tmp_path: Path):
 
 def test_killed_gatherings_leave_no_half_archive(make_run, tmp_path: Path):
     run, artifacts = make_run(), tmp_path / "artifacts"
-    call = f"gather(Path({str(run.root)!r}), artifacts_dir=Path({str(artifacts)!r}))"
-    code = f"from swerl.artifacts.gather import gather; from pathlib import Path; {call}"
+    call = f"gather(Path({str(run.root)!r}), report=add_report, artifacts_dir=Path({str(artifacts)!r}))"
+    code = f"from swerl.artifacts.gather import gather; from swerl.report import add_report; from pathlib import Path; {call}"
     for delay_s in (0.3, 0.6, 0.9, 1.2):
         child = subprocess.Popen([sys.executable, "-c", code])
         time.sleep(delay_s)
@@ -217,13 +221,13 @@ def test_killed_gatherings_leave_no_half_archive(make_run, tmp_path: Path):
         rows = Ledger(artifacts).rows() if artifacts.exists() else []
         for row in rows:
             subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=artifacts / row["archive"], check=True)
-    archive = gather(run.root, artifacts_dir=artifacts)
+    archive = gather(run.root, report=add_report, artifacts_dir=artifacts)
     assert [r["archive"] for r in Ledger(artifacts).rows()][-1] == f"archives/{archive.name}"
 
 
 def test_directory_that_is_no_run(tmp_path: Path):
     with pytest.raises(SwerlError, match="SWERL-A001"):
-        gather(tmp_path, artifacts_dir=tmp_path / "artifacts")
+        gather(tmp_path, report=add_report, artifacts_dir=tmp_path / "artifacts")
     assert not (tmp_path / "artifacts").exists()
 
 
@@ -231,7 +235,7 @@ def test_broken_ledger_is_named_and_kept(make_run, tmp_path: Path):
     (tmp_path / "artifacts").mkdir()
     (tmp_path / "artifacts" / "index.yaml").write_text("archives: 3\n")
     with pytest.raises(SwerlError, match="SWERL-A002"):
-        gather(make_run().root, artifacts_dir=tmp_path / "artifacts")
+        gather(make_run().root, report=add_report, artifacts_dir=tmp_path / "artifacts")
     assert (tmp_path / "artifacts" / "index.yaml").read_text() == "archives: 3\n"
     assert not list((tmp_path / "artifacts" / "archives").iterdir())
 

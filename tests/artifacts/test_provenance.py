@@ -14,6 +14,7 @@ from swerl.artifacts.provenance import ENVELOPE_FILE, STATEMENT_FILE, check, sea
 from swerl.artifacts.signing import make_key, opened, sign
 from swerl.cli import run as swerl_run
 from swerl.errors import SwerlError
+from swerl.report import add_report
 
 from .test_gather import make_run  # noqa: F401 - a fixture
 
@@ -50,7 +51,7 @@ SHAPE = {
 
 @pytest.fixture
 def archive(make_run, tmp_path: Path) -> Path:  # noqa: F811
-    return gather(make_run().root, artifacts_dir=tmp_path / "artifacts")
+    return gather(make_run().root, report=add_report, artifacts_dir=tmp_path / "artifacts")
 
 
 def test_an_archive_is_gathered_with_a_statement_of_its_every_file(archive):
@@ -173,7 +174,7 @@ def test_a_runs_directory_is_stated_too_and_journals_count(make_run):  # noqa: F
 
 def test_gathering_again_gives_the_same_archive_with_its_signature(make_run, tmp_path):  # noqa: F811
     run = make_run()
-    first = gather(run.root, artifacts_dir=tmp_path / "artifacts")
+    first = gather(run.root, report=add_report, artifacts_dir=tmp_path / "artifacts")
     make_key(tmp_path / "key")
     sign_folder(first, tmp_path / "key")
-    assert gather(run.root, artifacts_dir=tmp_path / "artifacts") == first and (first / ENVELOPE_FILE).exists()
+    assert gather(run.root, report=add_report, artifacts_dir=tmp_path / "artifacts") == first and (first / ENVELOPE_FILE).exists()

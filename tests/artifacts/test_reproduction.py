@@ -13,8 +13,8 @@ from swerl.artifacts import compare
 from swerl.artifacts.reproduce import differences, renamed, reproduce
 from swerl.config import load_resolved
 from swerl.errors import SwerlError
-from swerl.runs.metrics import Row
-from swerl.runs.rundir import read_json, write_json
+from swerl.record.metrics import Row
+from swerl.record.rundir import read_json, write_json
 
 from .test_gather import make_run  # noqa: F401 - a fixture
 

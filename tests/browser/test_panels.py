@@ -196,8 +196,8 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
 
 @long
 def test_a_report_opens_from_the_disk(run: Path, tmp_path: Path) -> None:
+    from swerl.record.rundir import RunDir
     from swerl.report import summary_of, write_report
-    from swerl.runs.rundir import RunDir
 
     written = write_report(tmp_path, {"first": summary_of(RunDir.at(run))})
 

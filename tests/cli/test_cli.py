@@ -118,10 +118,10 @@ def test_status_stop_resume_and_clean_of_nothing(tmp_path):
 
 def test_which_run_is_meant_where_none_is_named(tmp_path):
     """Two that are alive and one that has ended after them: what shows takes a living one, what ends does not guess."""
-    from swerl.runs.process import this_process
-    from swerl.runs.registry import Registry
-    from swerl.runs.rundir import RunDir
-    from swerl.runs.states import State
+    from swerl.record.process import this_process
+    from swerl.record.registry import Registry
+    from swerl.record.rundir import RunDir
+    from swerl.record.states import State
 
     def make(name: str, ends: bool) -> None:
         run = RunDir.of(tmp_path, name)

@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from swerl.cli import run as swerl_run
+from swerl.cluster import ManifestOptions, kuberay, render, sandboxes
 from swerl.config import RunConfig, load
 from swerl.environment.exports import clean_environ
 from swerl.environment.lock import load_lock
-from swerl.environment.manifests import ManifestOptions, kuberay, render, sandboxes
 from swerl.errors import SwerlError
 
 ROOT = Path(__file__).parents[2]

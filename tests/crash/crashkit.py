@@ -27,12 +27,12 @@ from swerl.cli.evaluate import derived
 from swerl.cli.options import Chosen
 from swerl.evaluate import launch
 from swerl.evaluate.order import Order, sha256
+from swerl.record.process import TOKEN_VARIABLE
+from swerl.record.rundir import RunDir, read_json
+from swerl.record.trial_journal import read as read_journal
 from swerl.runs import cleanup
 from swerl.runs.display import PlainDisplay
 from swerl.runs.plan import Plan, ProcessSpec
-from swerl.runs.process import TOKEN_VARIABLE
-from swerl.runs.rundir import RunDir, read_json
-from swerl.trials.journal import read as read_journal
 from swerl.trials.sandboxes import limits
 from swerl.trials.settings import run_tag
 

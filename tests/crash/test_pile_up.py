@@ -10,8 +10,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from crashkit import Scene
 
-from swerl.runs.registry import Registry
-from swerl.runs.states import State
+from swerl.record.registry import Registry
+from swerl.record.states import State
 from swerl.runs.status import one_screen, status_of
 
 pytestmark = pytest.mark.slow

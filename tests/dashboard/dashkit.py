@@ -10,7 +10,8 @@ from pathlib import Path
 import aiohttp
 
 from swerl.dashboard.catalogue import Catalogue
-from swerl.dashboard.server import Address, DashboardServer
+from swerl.dashboard.server import DashboardServer
+from swerl.record.listening import Address
 
 
 @asynccontextmanager

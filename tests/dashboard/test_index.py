@@ -12,8 +12,8 @@ from swerl.dashboard import store
 from swerl.dashboard.context import Seen
 from swerl.dashboard.index import NAME, RunIndex, wait_until_read
 from swerl.dashboard.views import trials
-from swerl.runs.metrics import MetricsLog
-from swerl.runs.rundir import RunDir
+from swerl.record.metrics import MetricsLog
+from swerl.record.rundir import RunDir
 
 TABLES = ("names", "points", "gauges", "gauge_means", "counts", "tasks", "groups", "steps", "work")
 

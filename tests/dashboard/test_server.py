@@ -15,8 +15,9 @@ from yarl import URL
 
 from swerl.dashboard.catalogue import Catalogue
 from swerl.dashboard.index import wait_until_read
-from swerl.dashboard.server import Address, DashboardServer
+from swerl.dashboard.server import DashboardServer
 from swerl.errors import SwerlError
+from swerl.record.listening import Address
 from tests.dashboard.dashkit import serving, with_server
 
 VIEWS = ("overview", "config", "names", "validations", "rates", "tasks", "steps", "trials", "tail", "engine", "cost", "logs")

@@ -10,7 +10,7 @@ import pytest
 from swerl.dashboard.context import Seen
 from swerl.dashboard.index import RunIndex, wait_until_read
 from swerl.dashboard.views import trials
-from swerl.runs.rundir import RunDir
+from swerl.record.rundir import RunDir
 
 WHERES = (
     {},

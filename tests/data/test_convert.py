@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from swerl.cli.data import data
 from swerl.data import convert, index
-from swerl.data.cli import data
 from swerl.errors import SwerlError
 
 PATCH = "--- a/src/m.py\n+++ b/src/m.py\n@@ -1 +1 @@\n-x = 1\n+x = 2\n"

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swerl.cli.data import data
 from swerl.data import index
-from swerl.data.cli import data
 from swerl.data.generate.__main__ import write_sets
 from swerl.data.index import Entry
 from swerl.errors import SwerlError

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from swerl.runs.events import read_events
-from swerl.runs.metrics import read_metrics
-from swerl.runs.process import PROC
-from swerl.runs.rundir import RunDir
+from swerl.record.events import read_events
+from swerl.record.metrics import read_metrics
+from swerl.record.process import PROC
+from swerl.record.rundir import RunDir
 
 ROOT = Path(__file__).resolve().parents[2]
 SWERL = Path(sys.executable).with_name("swerl")

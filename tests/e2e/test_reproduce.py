@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from swerl.runs.rundir import RunDir
+from swerl.record.rundir import RunDir
 
 from .conftest import ROOT, SWERL, Run
 

@@ -102,5 +102,5 @@ def test_the_inventory_names_what_it_cannot_read(project):
 
 def test_nothing_heavy_is_imported():
     heavy = ["torch", "vllm", "ray", "verl", "transformers", "wandb", "harbor", "litellm", "numpy", "pyarrow"]
-    code = f"import sys, swerl.environment.cli; print([m for m in {heavy!r} if m in sys.modules])"
+    code = f"import sys, swerl.cli.env; print([m for m in {heavy!r} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -21,8 +21,8 @@ from gatewaykit import CHATML, call_text, write_model
 
 from swerl.data import index
 from swerl.evaluate import order
-from swerl.runs.rundir import RunDir
-from swerl.runs.services import announce
+from swerl.record.rundir import RunDir
+from swerl.record.services import announce
 
 FIX = "sed -i 's/a - b/a + b/' calc.py"
 TOML = """schema_version = "1.4"

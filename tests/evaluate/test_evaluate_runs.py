@@ -20,12 +20,12 @@ from swerl.cli.options import Chosen
 from swerl.data import index
 from swerl.evaluate import launch
 from swerl.evaluate.order import Order
+from swerl.record.events import read_events
+from swerl.record.rundir import RunDir
+from swerl.record.states import State
+from swerl.record.trial_journal import read as read_journal
 from swerl.runs.display import PlainDisplay
-from swerl.runs.events import read_events
 from swerl.runs.plan import Plan, ProcessSpec
-from swerl.runs.rundir import RunDir
-from swerl.runs.states import State
-from swerl.trials.journal import read as read_journal
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,7 +15,7 @@ from swerl.config.schema import PROJECT_ROOT
 from swerl.errors import SwerlError
 from swerl.evaluate import policies
 from swerl.evaluate.export import RECORD, export
-from swerl.trainer.checkpoints import commit
+from swerl.record.checkpoints import commit
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 
 from swerl.errors import SwerlError
 from swerl.evaluate import policies
-from swerl.trainer import checkpoints
+from swerl.record import checkpoints
 
 
 def model(path, weights=b"w" * 100):

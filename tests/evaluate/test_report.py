@@ -41,7 +41,7 @@ def test_nothing_graded_is_no_rate():
 
 
 def test_the_interval_knows_that_samples_of_a_task_are_alike():
-    from swerl.artifacts.results import trial_of
+    from swerl.record.results import trial_of
 
     alike = [trial_of(settled(f"t{n}", sample, float(n % 2))) for n in range(20) for sample in range(8)]
     mixed = [trial_of(settled(f"t{n}", sample, float(sample % 2))) for n in range(20) for sample in range(8)]

@@ -129,7 +129,7 @@ def test_j30_agent_installed_without_network(site):
 
 def _checkpoint(site, *, world_size: int = 1, version: int = 2, sets: Mapping[str, object] | None = None) -> Path:
     """A committed checkpoint of this run, and the configuration it was started with."""
-    from swerl.trainer.checkpoints import commit
+    from swerl.record.checkpoints import commit
 
     run_dir = site.root / "runs" / "site"
     actor = run_dir / "checkpoints" / "global_step_4" / "actor"

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from swerl.config import dump_resolved
+from swerl.cli.forecast import forecast
+from swerl.config import RunConfig, dump_resolved
 from swerl.errors import SwerlError
-from swerl.forecast.cli import forecast
+from swerl.facts.memory import Forecast
 from swerl.forecast.compare import compared
-from swerl.runs.rundir import RunDir
+from swerl.preflight import predict
+from swerl.record.rundir import RunDir
 
 GB = 2**30
 
@@ -35,13 +37,17 @@ def run(site) -> RunDir:
     return run
 
 
+def foresee(config: RunConfig, shape: Path) -> Forecast:
+    return predict(config, model_config=shape)
+
+
 def _write(path: Path, events: list[tuple[float, str]]) -> None:
     path.write_text("".join(json.dumps({"time": at, "source": path.stem, "kind": kind}) + "\n" for at, kind in events))
 
 
 def test_a_step_is_counted_with_its_validation(run: RunDir):
     """verl's time of a step ends before its validation; the forecast's does not, so the measured one may not either."""
-    rows = {row.what.strip(): row for row in compared(run)}
+    rows = {row.what.strip(): row for row in compared(run, foresee)}
     assert rows["validation"].measured == pytest.approx(40 / 2)
     assert rows["a step"].measured == pytest.approx(20 + 40 / 2)
     assert rows["gen"].measured == 20.0 and rows["trials a step"].ratio == 1.0
@@ -62,7 +68,7 @@ def test_cards_are_the_engines_only_while_it_samples(run: RunDir):
 def test_a_run_with_a_break_is_not_timed_as_a_whole(run: RunDir):
     times = [(0.0, "run.running"), (90.0, "run.interrupted"), (500.0, "run.running"), (600.0, "run.completed")]
     _write(run.events / "supervisor.jsonl", times)
-    assert "the whole run" not in {row.what for row in compared(run)}
+    assert "the whole run" not in {row.what for row in compared(run, foresee)}
 
 
 def test_the_command_says_it_as_text_and_as_data(run: RunDir):

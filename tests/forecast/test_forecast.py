@@ -8,8 +8,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swerl.forecast.memory import GIB, Plan, forecast
-from swerl.forecast.shape import read_shape
+from swerl.facts.memory import GIB, Plan, forecast
+from swerl.facts.shape import read_shape
 from swerl.forecast.text import render
 
 SHAPES = Path(__file__).parent / "shapes"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from swerl.cli.forecast import forecast
 from swerl.errors import SwerlError
-from swerl.forecast.cli import forecast
 
 PROJECT = Path(__file__).resolve().parents[2]
 MOE = PROJECT / "tests" / "forecast" / "shapes" / "qwen3-30b-a3b.json"

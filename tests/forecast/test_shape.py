@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swerl.forecast.shape import ShapeError, read_shape, shape_of
+from swerl.facts.shape import ShapeError, read_shape, shape_of
 
 SHAPES = Path(__file__).parent / "shapes"
 QWEN3_06B = orjson.loads((SHAPES / "qwen3-0.6b.json").read_bytes())

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swerl.facts.memory import GIB, Plan, forecast
+from swerl.facts.shape import read_shape
 from swerl.forecast.advice import advise, fitting
-from swerl.forecast.memory import GIB, Plan, forecast
 from swerl.forecast.outlook import outlook
 from swerl.forecast.rates import CPU, H100, assumed_trials, measured_trial, rates_for
-from swerl.forecast.shape import read_shape
 from swerl.forecast.text import render
 from swerl.forecast.timing import _at, _quantile, decode_s, step_time
 

@@ -9,7 +9,7 @@ from gatewaykit import gateway_on, running
 
 from swerl.gateway.engines.metrics_text import tokens_in
 from swerl.gateway.engines.scripted import ScriptReply
-from swerl.runs.events import read_events
+from swerl.record.events import read_events
 
 LINE = 'vllm:cache_config_info{{block_size="{block}",cache_dtype="auto",engine="{engine}",num_gpu_blocks="{blocks}",swap_space="4"}} 1.0\n'
 TEXT = "# HELP vllm:cache_config_info Information of the LLMEngine CacheConfig\n# TYPE vllm:cache_config_info gauge\n"

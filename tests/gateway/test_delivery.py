@@ -176,7 +176,7 @@ def test_a_long_wait_keeps_the_connection_alive(tmp_path, model_dir, vllm_reader
 
 
 def test_rewritten_copies_are_reported_once(tmp_path, model_dir, vllm_reader):
-    from swerl.runs.events import read_events
+    from swerl.record.events import read_events
 
     async def main():
         async with running(tmp_path, model_dir, vllm_reader, lambda t: call_text("cd /x && cat y") if t.turn == 0 else "ok") as kit:

@@ -120,9 +120,9 @@ def test_kills_lose_and_double_nothing(tmp_path, model_dir):
 
 
 def test_a_torn_journal_line_is_not_a_turn(tmp_path):
-    from swerl.gateway.journal import read_journal
+    from swerl.record.session_journal import inherit
 
     path = tmp_path / "s.jsonl"
     path.write_bytes(b'{"k":"open"}\n{"k":"turn","id"')
-    assert list(read_journal(path)) == [{"k": "open"}]
+    assert inherit(path) == [{"k": "open"}]
     assert path.read_bytes() == b'{"k":"open"}\n'

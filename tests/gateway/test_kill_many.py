@@ -13,8 +13,8 @@ import pytest
 from test_kill import Process, says
 
 from swerl.gateway.engines.scripted import ScriptedEngine, register
-from swerl.gateway.journal import read_journal
 from swerl.gateway.store import session_id
+from swerl.record.session_journal import read_journal
 
 SESSIONS, ASKED, READY_S = 5_000, 100, 10.0
 

@@ -301,15 +301,18 @@ def test_a_full_disk_loses_no_earlier_turn(tmp_path, model_dir, vllm_reader, mon
         session, key = await kit.open()
         first = (await kit.chat(key, TASK))["choices"][0]["message"]
         history = [*TASK, first, {"role": "user", "content": "go on"}]
-        real = os.write
+        real, torn = os.write, []
 
         def full(fd: int, data: bytes) -> int:
-            if bytes(data[:20]).startswith(b'{"k":"ctx"'):
-                real(fd, data[:10])
+            """As a kernel does: what fits is written and counted, and the next call fails."""
+            if torn:
                 raise OSError(28, "No space left on device")
+            if bytes(data[:20]).startswith(b'{"k":"ctx"'):
+                torn.append(fd)
+                return real(fd, data[:10])
             return real(fd, data)
 
-        monkeypatch.setattr("swerl.gateway.journal.os.write", full)
+        monkeypatch.setattr("swerl.record.session_journal.os.write", full)
         refused = await kit.chat(key, history, status=503)
         assert refused["error"]["code"] == "journal_unwritable"
         monkeypatch.undo()

@@ -16,10 +16,10 @@ from gatewaykit import TOOLS, call_text, gateway_on, running
 from swerl.config import load
 from swerl.config.schema import PROJECT_ROOT
 from swerl.gateway import capacity, service
-from swerl.gateway.journal import Journal
 from swerl.gateway.settings import settings_from
 from swerl.gateway.tokenizer import FastTokenizer
-from swerl.runs.events import read_events
+from swerl.record.events import read_events
+from swerl.record.session_journal import Journal
 
 TASK = [{"role": "system", "content": "Fix."}, {"role": "user", "content": "f returns 2"}]
 
@@ -35,7 +35,7 @@ def test_a_client_sees_the_end_of_a_turn_when_it_is_on_disk_and_not_before(tmp_p
     async def main():
         async with running(tmp_path, model_dir, vllm_reader, lambda turn: "hi") as kit:
             session, key = await kit.open()
-            monkeypatch.setattr("swerl.gateway.journal.os.fdatasync", slow_disk)
+            monkeypatch.setattr("swerl.record.session_journal.os.fdatasync", slow_disk)
             url, seen = f"{kit.gateway.public_url}/t/{key}/v1/chat/completions", b""
 
             async def client() -> None:

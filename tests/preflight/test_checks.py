@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 from swerl.preflight import CHECKS, Report, run_file
-from swerl.runs.lock import hold
-from swerl.runs.rundir import RunDir
+from swerl.record.lock import hold
+from swerl.record.rundir import RunDir
 
 PROJECT = Path(__file__).resolve().parents[2]
 CUDA = {"infrastructure.device": "cuda"}

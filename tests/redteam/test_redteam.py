@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from trialkit import CALC, FIX, Running, make_task, script, settings_for
 
+from swerl.record.outcomes import Outcome
 from swerl.trials import grading
-from swerl.trials.outcomes import Outcome
 
 pytestmark = [pytest.mark.trials, pytest.mark.slow]
 

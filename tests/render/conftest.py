@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from swerl.config import RunConfig, examine
-from swerl.runs.rundir import RunDir
+from swerl.record.rundir import RunDir
 
 ROOT = Path(__file__).resolve().parents[2]
 

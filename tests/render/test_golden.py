@@ -9,8 +9,8 @@ from pathlib import Path
 import orjson
 import pytest
 
+from swerl.record.rundir import RunDir
 from swerl.render import render, write
-from swerl.runs.rundir import RunDir
 
 GOLDEN = Path(__file__).parent / "golden"
 PROFILES = {"config": None, "demo-cpu": "demo-cpu", "h100x1": "h100x1"}

@@ -15,9 +15,9 @@ import pytest
 from swerl.config import RunConfig, examine
 from swerl.config.schema import PROJECT_ROOT, Key, keys
 from swerl.errors import SwerlError
+from swerl.record.rundir import RunDir
 from swerl.render import process_environment, render
 from swerl.render.verl import plain_name
-from swerl.runs.rundir import RunDir
 
 OPENHANDS = "harbor.agents.installed.openhands:OpenHands"
 KUBERNETES = "harbor.environments.ack:ACKEnvironment"

@@ -9,8 +9,8 @@ import pytest
 
 from swerl.config.schema import PROJECT_ROOT
 from swerl.errors import SwerlError
+from swerl.facts.sandbox import backend
 from swerl.render import trial_settings
-from swerl.render.trial import backend
 
 AGENTS = {
     "claude-code": "harbor.agents.installed.claude_code:ClaudeCode",

@@ -12,12 +12,12 @@ import pytest
 
 from swerl.cli import run as swerl_run
 from swerl.errors import SwerlError
+from swerl.record.rundir import RunDir
 from swerl.report import summary_of, write_report
 from swerl.report.comparison import newcombe
 from swerl.report.markup import Markup, el
 from swerl.report.page import page
 from swerl.report.summary import NAME, Summary
-from swerl.runs.rundir import RunDir
 
 from .conftest import HOSTILE
 
@@ -117,7 +117,7 @@ def test_several_runs_are_compared(summary: Summary, other: Path):
 
 def test_difference_has_the_published_interval():
     """Newcombe 1998, table II, method 10: 56/70 - 48/80 gives 0.0524 to 0.3339."""
-    from swerl.artifacts.results import wilson
+    from swerl.record.results import wilson
 
     def entry(r: int, n: int) -> dict[str, float]:
         low, high = wilson(r, n)

@@ -16,12 +16,12 @@ from multiprocessing import resource_tracker, shared_memory
 from pathlib import Path
 
 from swerl.errors import SwerlError
+from swerl.record.events import EventLog
+from swerl.record.metrics import MetricsLog
+from swerl.record.rundir import RunDir, write_atomic, write_json
+from swerl.record.services import announce
 from swerl.runs.display import PlainDisplay
-from swerl.runs.events import EventLog
-from swerl.runs.metrics import MetricsLog
 from swerl.runs.plan import Plan, ProcessSpec
-from swerl.runs.rundir import RunDir, write_atomic, write_json
-from swerl.runs.services import announce
 from swerl.runs.supervisor import Supervisor
 from swerl.runs.takeover import taken
 
@@ -74,6 +74,7 @@ def drive(run_dir, steps):
 
 def launched(runs_dir, *words):
     """``swerl train --profile demo-cpu`` without preflight, with the stand-ins as processes. Words: ``fresh``, or ``key=value``."""
+    from swerl.artifacts.provenance import seal_run
     from swerl.config import load
     from swerl.config.schema import PROJECT_ROOT
     from swerl.runs.launch import launch
@@ -81,7 +82,7 @@ def launched(runs_dir, *words):
     sets = dict(word.split("=", 1) for word in words if "=" in word)
     config = load(PROJECT_ROOT / "config.yaml", "demo-cpu", {"experiment.runs_dir": runs_dir, **sets})
     plan = lambda config, run: plan_of(run, config.training.total_steps)  # noqa: E731
-    row, outcome = launch(config, PlainDisplay, fresh="fresh" in words, plan=plan)
+    row, outcome = launch(config, PlainDisplay, seal=seal_run, fresh="fresh" in words, plan=plan)
     print(row.id, row.state, row.step, "nothing to do" if outcome is None else outcome.state, flush=True)
     return 0
 

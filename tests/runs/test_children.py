@@ -42,7 +42,7 @@ def test_the_supervisor_takes_no_status_from_its_threads(tmp_path):
 
 def test_orphans_are_collected_once_nobody_can_be_waiting_for_them(tmp_path):
     code = (
-        "from swerl.runs.children import *; from swerl.runs.plan import ProcessSpec; from swerl.runs.process import look;"
+        "from swerl.runs.children import *; from swerl.runs.plan import ProcessSpec; from swerl.record.process import look;"
         "import sys, time; from pathlib import Path; adopt_orphans(); mine = Children({});"
         "spec = ProcessSpec('one', ('sh', '-c', 'sh -c \\'echo $$; sleep 0.2\\' & exit 0'), Path(sys.argv[1]));"
         "import swerl.runs.children as c; c._LOOK_S, c.ORPHAN_S = 0.0, 1.0; mine.start(spec);"

@@ -18,11 +18,11 @@ import pytest
 
 from swerl.config import dump_resolved, examine
 from swerl.config.schema import PROJECT_ROOT
+from swerl.record.events import read_events
+from swerl.record.rundir import RunDir, read_json, write_atomic
 from swerl.runs import cluster
 from swerl.runs.cleanup import token_of
-from swerl.runs.events import read_events
 from swerl.runs.launch import plan_for
-from swerl.runs.rundir import RunDir, read_json, write_atomic
 
 PATIENCE_S = 240.0
 HEAD, NODE = "10.231.7.1", "10.231.7.2"

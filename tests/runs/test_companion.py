@@ -14,9 +14,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from swerl.record.process import TOKEN_VARIABLE
+from swerl.record.rundir import RunDir
 from swerl.runs.companion import NICE, dashboard
-from swerl.runs.process import TOKEN_VARIABLE
-from swerl.runs.rundir import RunDir
 
 
 def config(port: int, on: bool = True) -> SimpleNamespace:
@@ -76,7 +76,7 @@ def test_what_cannot_be_had_is_told_and_the_run_goes_on(tmp_path: Path, monkeypa
 def test_it_does_not_outlive_a_killed_parent(tmp_path: Path):
     code = (
         "import sys, time; from types import SimpleNamespace as N; from pathlib import Path; from swerl.runs.companion import dashboard\n"
-        "from swerl.runs.rundir import RunDir\n"
+        "from swerl.record.rundir import RunDir\n"
         "c = N(experiment=N(dashboard=True, dashboard_port=0))\n"
         f"with dashboard(c, RunDir.at({str(tmp_path / 'runs' / 'r')!r}), lambda text: print(text, flush=True)): time.sleep(600)\n"
     )
@@ -95,13 +95,13 @@ def test_it_does_not_outlive_a_killed_parent(tmp_path: Path):
 
 def test_train_brings_it_and_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     from swerl.cli import train
+    from swerl.record.states import State
     from swerl.runs import launch
-    from swerl.runs.states import State
     from swerl.runs.supervisor import Outcome
 
     seen: list[int] = []
 
-    def launched(config, display, *, fresh, notice):
+    def launched(config, display, *, seal, fresh, notice):
         seen.append(len(our_children()))
         (config.run_dir / "wandb" / "offline-run-20260101_000000-abcd1234").mkdir(parents=True)
         return SimpleNamespace(state=State.COMPLETED, step=4, total_steps=4), Outcome(State.COMPLETED)

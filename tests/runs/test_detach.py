@@ -12,17 +12,17 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from swerl.cli.logs import logs
+from swerl.record.registry import Registry
+from swerl.record.rundir import RunDir
+from swerl.record.states import State
 from swerl.runs.detach import detach
-from swerl.runs.registry import Registry
-from swerl.runs.rundir import RunDir
-from swerl.runs.states import State
 
 STANDIN = Path(__file__).with_name("standin.py")
 PATIENCE_S = 240.0
 LAUNCHER = """
 import sys
 from swerl.runs.detach import detach
-from swerl.runs.rundir import RunDir
+from swerl.record.rundir import RunDir
 run = RunDir.at(sys.argv[1])
 print(detach([sys.executable, sys.argv[2], "drive", sys.argv[1], sys.argv[3]], run, lambda line: print("said", line)), flush=True)
 """

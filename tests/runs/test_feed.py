@@ -2,11 +2,12 @@
 
 import io
 
-from swerl.runs.display import PlainDisplay, duration, summary
-from swerl.runs.events import EventLog
+from swerl.record.events import EventLog
+from swerl.record.metrics import MetricsLog
+from swerl.record.rundir import RunDir
+from swerl.record.words import duration
+from swerl.runs.display import PlainDisplay, summary
 from swerl.runs.feed import Feed
-from swerl.runs.metrics import MetricsLog
-from swerl.runs.rundir import RunDir
 
 
 def test_rows_are_told_once_also_when_a_resume_rewrites_the_file(tmp_path):

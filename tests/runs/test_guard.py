@@ -10,10 +10,10 @@ import sys
 import threading
 from pathlib import Path
 
-from swerl.runs.events import read_events
-from swerl.runs.registry import Registry
-from swerl.runs.rundir import RunDir
-from swerl.runs.states import State
+from swerl.record.events import read_events
+from swerl.record.registry import Registry
+from swerl.record.rundir import RunDir
+from swerl.record.states import State
 from swerl.runs.status import one_screen, status_of
 from swerl.watch.notify import Notifier
 

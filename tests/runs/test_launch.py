@@ -12,11 +12,11 @@ from swerl.artifacts.provenance import check
 from swerl.config import load
 from swerl.config.schema import PROJECT_ROOT
 from swerl.errors import SwerlError
+from swerl.record.registry import Registry
+from swerl.record.rundir import RunDir
+from swerl.record.states import State
 from swerl.runs.launch import plan_for
 from swerl.runs.prepare import prepare, redacted, snapshot, source_state
-from swerl.runs.registry import Registry
-from swerl.runs.rundir import RunDir
-from swerl.runs.states import State
 
 STANDIN = Path(__file__).with_name("standin.py")
 STEPS = "training.total_steps=4"

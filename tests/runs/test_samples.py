@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from swerl.runs.events import EventLog, read_events
+from swerl.record.events import EventLog, read_events
 from swerl.runs.samples import HostSampler, engine_rates, gpu_sample
 
 LINE = (

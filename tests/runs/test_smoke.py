@@ -12,9 +12,9 @@ from swerl.cli import smoke as verb
 from swerl.config import examine
 from swerl.config.schema import PROJECT_ROOT
 from swerl.preflight import predict, run
+from swerl.record.metrics import MetricsLog
+from swerl.record.rundir import RunDir
 from swerl.runs import smoke
-from swerl.runs.metrics import MetricsLog
-from swerl.runs.rundir import RunDir
 
 SHAPE = PROJECT_ROOT / "tests" / "forecast" / "shapes" / "demo.json"
 GOOD = {

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from swerl.record.events import read_events
+from swerl.record.metrics import read_metrics
+from swerl.record.process import TOKEN_VARIABLE, owned_processes
+from swerl.record.registry import Registry
+from swerl.record.rundir import RunDir
+from swerl.record.states import State
 from swerl.runs.cleanup import token_of
-from swerl.runs.events import read_events
-from swerl.runs.metrics import read_metrics
-from swerl.runs.process import TOKEN_VARIABLE, owned_processes
-from swerl.runs.registry import Registry
-from swerl.runs.rundir import RunDir
-from swerl.runs.states import State
 from swerl.runs.stop import StopRequest, stop
 
 STANDIN = Path(__file__).with_name("standin.py")

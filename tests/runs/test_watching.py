@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from swerl.cli import run as swerl_run
-from swerl.runs.process import this_process
-from swerl.runs.registry import Registry
-from swerl.runs.rundir import RunDir
-from swerl.runs.states import State
+from swerl.record.process import this_process
+from swerl.record.registry import Registry
+from swerl.record.rundir import RunDir
+from swerl.record.states import State
 from swerl.runs.status import status_of
 from swerl.runs.watching import screen, watch
 

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from swerl.runs.events import read_events
+from swerl.record.events import read_events
 
 pytestmark = pytest.mark.slow  # importing verl takes seconds
 

@@ -10,7 +10,7 @@ import uuid
 
 import pytest
 
-from swerl.runs.events import read_events
+from swerl.record.events import read_events
 
 pytestmark = [pytest.mark.train, pytest.mark.slow]
 
@@ -60,8 +60,8 @@ def worker(rollouts, tmp_path, n=N, val_n=4):
     """The worker's own code without the model it would load."""
     from omegaconf import OmegaConf
 
-    from swerl.runs.events import EventLog
-    from swerl.trainer.lineage import Lineage
+    from swerl.record.events import EventLog
+    from swerl.record.lineage import Lineage
     from swerl.trainer.manager import TrialWorker
 
     made = object.__new__(TrialWorker)

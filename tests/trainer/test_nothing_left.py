@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from swerl.config import dump_resolved, load
-from swerl.runs.events import read_events
-from swerl.runs.metrics import MetricsLog, read_metrics
-from swerl.runs.rundir import RunDir
+from swerl.record import checkpoints
+from swerl.record.events import read_events
+from swerl.record.metrics import MetricsLog, read_metrics
+from swerl.record.rundir import RunDir
 from swerl.trainer import __main__ as trainer
-from swerl.trainer import checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
 

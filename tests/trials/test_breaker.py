@@ -2,7 +2,7 @@
 
 import pytest
 
-from swerl.runs.events import EventLog, read_events
+from swerl.record.events import EventLog, read_events
 from swerl.trials.breaker import Breaker, BreakerOpen
 
 

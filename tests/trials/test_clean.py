@@ -20,12 +20,12 @@ from trialkit import FakeGateway, ask, make_task, request_for, runner_process, s
 
 from swerl.config import load
 from swerl.config.schema import PROJECT_ROOT
+from swerl.record.lock import hold
+from swerl.record.process import look, this_process
+from swerl.record.registry import Registry
+from swerl.record.rundir import RunDir
 from swerl.render.trial import trial_settings
-from swerl.runs.lock import hold
 from swerl.runs.prepare import prepare
-from swerl.runs.process import look, this_process
-from swerl.runs.registry import Registry
-from swerl.runs.rundir import RunDir
 from swerl.trials.sandboxes import cluster as cluster_access
 from swerl.trials.sandboxes import engine
 from swerl.trials.settings import run_tag

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from trialkit import FIX, FakeGateway, ask, call, make_task, request_for, runner_process, say, script, settings_for
 
-from swerl.trials.journal import read
+from swerl.record.trial_journal import read
 from swerl.trials.sandboxes import limits, overlay, reaper
 from swerl.trials.sandboxes.launch import PROGRAM
 

@@ -10,8 +10,8 @@ import pytest
 from trialkit import make_task, request_for, settings_for
 
 from swerl.errors import SwerlError
-from swerl.runs.events import EventLog
-from swerl.runs.services import announce
+from swerl.record.events import EventLog
+from swerl.record.services import announce
 from swerl.trials.attempt import AttemptRunner
 from swerl.trials.clock import GatewayWatch
 from swerl.trials.gateway import GatewayAdmin, Session

@@ -13,7 +13,7 @@ import pytest
 from dockerkit import IMAGE, Engine, Missing, certificates
 from trialkit import FIX, IDLE, Running, ask, make_task, request_for, runner_process, script
 
-from swerl.trials.outcomes import Outcome
+from swerl.record.outcomes import Outcome
 from swerl.trials.sandboxes import engine
 
 pytestmark = [pytest.mark.trials, pytest.mark.slow, pytest.mark.long]

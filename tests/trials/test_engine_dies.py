@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from trialkit import FIX, Running, make_task, request_for, script, settings_for
 
-from swerl.trials.journal import read
-from swerl.trials.outcomes import Outcome
+from swerl.record.outcomes import Outcome
+from swerl.record.trial_journal import read
 from swerl.trials.service import Runner
 
 pytestmark = [pytest.mark.trials, pytest.mark.slow]
@@ -46,7 +46,7 @@ def test_an_agent_that_gives_up_while_the_engine_is_away_is_not_judged(tmp_path,
             gateway.terminate()
     assert (result.outcome, result.reward, result.attempts, result.turns) == (Outcome.COMPLETED, 1.0, 2, 3)
     assert stats["breaker"] is None and not stats["quarantined"]
-    from swerl.runs.events import read_events
+    from swerl.record.events import read_events
 
     (failed,) = [event for event in read_events(run / "events" / "runner.jsonl") if event["kind"] == "trial.failed"]
     assert failed["outcome"] == "infra_failed" and "no answer from the engine" in failed["error"]

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 from trialkit import make_task, request_for
 
-from swerl.runs.events import EventLog, read_events
+from swerl.record.events import EventLog, read_events
+from swerl.record.model import TrialResult
+from swerl.record.outcomes import Outcome
 from swerl.trials.groups import Groups
-from swerl.trials.model import TrialResult
-from swerl.trials.outcomes import Outcome
 from swerl.trials.tail import expected_rest_s
 
 

@@ -5,7 +5,7 @@ from harbor.models.trial.error_policy import ERROR_POLICIES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swerl.trials.outcomes import ENDED_BY, FORFEITS, MEANING, Evidence, Outcome, RewardMissing, classify, judge
+from swerl.record.outcomes import ENDED_BY, FORFEITS, MEANING, Evidence, Outcome, RewardMissing, classify, judge
 
 NAMES = sorted({name for names in ENDED_BY.values() for name in names} | set(ERROR_POLICIES) | {"SomethingNew"})
 evidence = st.builds(

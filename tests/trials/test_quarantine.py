@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 from trialkit import FIX, FakeGateway, ask, make_task, request_for, runner_process, script, settings_for
 
-from swerl.runs.events import EventLog, read_events
-from swerl.runs.quarantined import Quarantined, quarantined
-from swerl.trials.journal import Journal, read
-from swerl.trials.model import Identity, TrialResult
-from swerl.trials.outcomes import Outcome
+from swerl.record.events import EventLog, read_events
+from swerl.record.model import Identity, TrialResult
+from swerl.record.outcomes import Outcome
+from swerl.record.quarantined import Quarantined, quarantined
+from swerl.record.trial_journal import Journal, read
 from swerl.trials.quarantine import AFTER, Quarantine
 
 

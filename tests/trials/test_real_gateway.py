@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from trialkit import make_task, request_for, settings_for
 
+from swerl.record.outcomes import Outcome
 from swerl.trials.gateway import GatewayAdmin
-from swerl.trials.outcomes import Outcome
 from swerl.trials.service import Runner
 
 pytestmark = [pytest.mark.trials, pytest.mark.slow]

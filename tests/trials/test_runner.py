@@ -9,10 +9,10 @@ import aiohttp
 import pytest
 from trialkit import FIX, Running, body_for, call, make_task, overflow, request_for, say, script
 
+from swerl.record.model import Identity
+from swerl.record.outcomes import Outcome
+from swerl.record.trial_journal import read
 from swerl.trials.breaker import BreakerOpen
-from swerl.trials.journal import read
-from swerl.trials.model import Identity
-from swerl.trials.outcomes import Outcome
 from swerl.trials.sandboxes import launch, limits
 from swerl.trials.settings import Tail
 

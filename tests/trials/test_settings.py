@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from swerl.config import load
-from swerl.trials.model import TrialRequest
+from swerl.record.model import TrialRequest
 from swerl.trials.settings import BUBBLEWRAP, run_tag, settings_from
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,9 +5,9 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swerl.runs.events import EventLog, read_events
-from swerl.trials.model import Identity, TrialResult
-from swerl.trials.outcomes import Outcome
+from swerl.record.events import EventLog, read_events
+from swerl.record.model import Identity, TrialResult
+from swerl.record.outcomes import Outcome
 from swerl.trials.settings import Tail
 from swerl.trials.tail import GROUP_MINIMUM, Group, TailKiller, victims
 

@@ -7,8 +7,8 @@ import signal
 import pytest
 from trialkit import FIX, Running, make_task, request_for, script
 
+from swerl.record.outcomes import Outcome
 from swerl.trials.attempt import AttemptRunner
-from swerl.trials.outcomes import Outcome
 from swerl.trials.sandboxes import launch, limits
 
 pytestmark = pytest.mark.trials

@@ -23,8 +23,8 @@ import aiohttp
 import orjson
 from aiohttp import web
 
-from swerl.runs.services import announce
-from swerl.trials.model import Identity, TrialRequest
+from swerl.record.model import Identity, TrialRequest
+from swerl.record.services import announce
 from swerl.trials.service import Runner
 from swerl.trials.settings import BUBBLEWRAP, RunnerSettings
 
@@ -253,7 +253,7 @@ class Running:
         return await self.runner.scheduler.ask(request_for(task, **who))
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        from swerl.runs.events import read_events
+        from swerl.record.events import read_events
 
         return [event for event in read_events(self.settings.events_path) if event["kind"] == kind]
 

@@ -8,8 +8,8 @@ import orjson
 
 from swerl.config import examine
 from swerl.config.schema import PROJECT_ROOT
+from swerl.record.rundir import RunDir
 from swerl.runs.feed import Feed
-from swerl.runs.rundir import RunDir
 from swerl.watch import Terms, Watchdog
 
 HEALTHY = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from swerl.artifacts.results import PUBLISHED_COVERAGE, mean_pass_at, wilson
-from swerl.artifacts.results import Trial as Verdict
 from swerl.dashboard.context import Seen
+from swerl.record.results import PUBLISHED_COVERAGE, mean_pass_at, wilson
+from swerl.record.results import Trial as Verdict
 
 
 def names(seen: Seen) -> list[str]:

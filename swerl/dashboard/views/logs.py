@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from swerl.artifacts.redact import known_secrets, redact
 from swerl.dashboard.context import Seen
-from swerl.runs.logs import plain
+from swerl.record.logs import plain
+from swerl.record.redact import known_secrets, redact
 
 PAGE_BYTES = 256 << 10
 SEARCH_BYTES = 256 << 20

@@ -12,9 +12,9 @@ import psutil
 from swerl.config.schema import keys
 from swerl.dashboard.context import Seen, secret_names
 from swerl.dashboard.views.alarms import alarms
-from swerl.runs.memory import used_mb
-from swerl.runs.registry import Registry
-from swerl.runs.states import LIVE
+from swerl.record.memory import used_mb
+from swerl.record.registry import Registry
+from swerl.record.states import LIVE
 
 RECENT_STEPS = 10
 REWARDS = ("critic/score/mean", "critic/rewards/mean")

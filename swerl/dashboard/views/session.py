@@ -6,16 +6,15 @@ The journal is read as it is, never repaired: the gateway may be writing it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from swerl.dashboard.context import Seen
 from swerl.gateway.records import read_tree
 from swerl.gateway.tree import Context, SessionTree, Turn, lineage, main_turn, paths, side_starts, start_of
+from swerl.record.ledger import objects
 
 _ID = re.compile(r"[\w-]{8,64}")
 MAX_TOKENS = 20_000
@@ -29,20 +28,10 @@ def session_path(seen: Seen, session: str | None) -> Path | None:
     return path if path.is_file() else None
 
 
-def records(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                try:
-                    yield orjson.loads(line)
-                except orjson.JSONDecodeError:
-                    continue
-
-
 def session_tree(path: Path) -> dict[str, Any]:
     """Every turn with its place: ``parent`` is the turn before it, ``main`` the path that is trained by default, ``side`` no part of the
     task (titles, probes), ``start`` numbers the conversations."""
-    lines = list(records(path))
+    lines = list(objects(path))
     tree = read_tree(lines)
     times = {line["id"]: line for line in lines if line.get("k") == "turn"}
     main = main_turn(tree)
@@ -99,7 +88,7 @@ def turn_tokens(seen: Seen, session: str, turn_id: int) -> dict[str, Any] | None
     path = session_path(seen, session)
     if path is None:
         return None
-    tree = read_tree(records(path))
+    tree = read_tree(objects(path))
     turn = next((t for t in tree.turns if t.id == turn_id), None)
     if turn is None:
         return None

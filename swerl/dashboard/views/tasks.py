@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from swerl.dashboard.context import Seen
-from swerl.runs.quarantined import quarantined
+from swerl.record.quarantined import quarantined
 
 HALF = 2
 EASY, HARD = 0.9, 0.1

@@ -1,0 +1,256 @@
+"""Bytes: of the engine, the trainer, the host and the disk, from the policy's shape and the plan.
+
+Exact: parameters (families named in ``shape``), KV-cache bytes per token, trials and optimizer steps, checkpoint bytes (fp32 weights and
+two fp32 Adam moments, as verl's FSDP engine keeps them; an exported Hugging Face copy is fp32 too).
+Estimated, and marked ``~`` in the text: what vLLM leaves for the cache on a GPU (``VLLM_FIXED``, calibrated on one H100, and the sampler's
+buffers), its graphs (``GRAPH_LAYER_BYTES``), and the trainer's activations. On the CPU, a process needs ``CPU_PROCESS`` before it holds
+anything (measured in the demonstration). Every byte count is per GPU unless the name says otherwise. Nothing here looks at the machine: the
+GPU's memory is a parameter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from swerl.facts.shape import ModelShape, dtype_bytes
+
+GIB = 2**30
+ASSUMED_GPU_BYTES = 80 * GIB  # where there is no card to ask
+MASTER_BYTES = 4  # verl loads a trainable FSDP model in fp32, whatever it computes in
+ADAM_BYTES = 8  # two fp32 moments
+# Contexts, communicators, profiling activations. One H100: 79.1 x 0.6 GiB - 45.96 of cache - 1.11 of weights, less the sampler's buffers.
+VLLM_FIXED = 0.25 * GIB
+GRAPH_LAYER_BYTES = 20 * 2**20  # captured graphs live beside what gpu_memory_utilization bounds
+CPU_PROCESS = int(1.1 * GIB)  # torch, verl or vLLM, Ray: what a worker of theirs occupies with next to nothing in it
+GPU_PROCESS_HOST = 6 * GIB  # host memory of a rank and an engine with their libraries and CUDA's tables, a GPU
+DATA_TOKEN_BYTES = 64  # ids, masks, positions, log-probabilities and advantages of a token, with one copy under way
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the profile says, as far as the arithmetic needs it. ``steps`` is the number of training steps in all, or None if it depends on
+    data that could not be read; ``kv_cache_bytes`` is set where the engine is told its cache (CPU), else it takes the rest (GPU)."""
+
+    gpus: int
+    gpu_memory_bytes: int | None
+    gen_tp: int
+    gpu_memory_utilization: float
+    rollout_dtype: str
+    max_num_seqs: int
+    max_model_length: int
+    max_batched_tokens: int
+    kv_cache_bytes: int | None
+    prompts_per_step: int
+    samples_per_prompt: int
+    mini_batch_prompts: int
+    prompt_tokens: int
+    response_tokens: int
+    tokens_per_gpu: int
+    sequence_parallel: int
+    param_dtype: str
+    gradient_checkpointing: bool
+    flash_attention: bool
+    entropy: bool
+    steps: int | None
+    save_every: int
+    keep_checkpoints: int | None
+    save_hf: bool
+    live_trials: int
+    cpu: bool = False
+    nodes: int = 1
+    asynchronous: bool = False
+    enforce_eager: bool = False
+    actor_offload: bool = False
+    reference_policy: bool = False
+    remove_padding: bool = True
+    dynamic_batches: bool = True
+    max_turns: int = 50
+    trial_limit_s: float | None = None
+    tail_kill_target: float = 1.0
+    tail_grace_s: float = 0.0
+    test_every: int = -1
+    val_before: bool = False
+    val_tasks: int | None = None
+    val_samples: int = 1
+    sandbox_bytes: int = 0
+    object_store_bytes: int = 2 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class EngineForecast:
+    """One vLLM replica over ``gen_tp`` GPUs. ``kv_tokens`` is the replica's whole cache; ``full_sequences`` how many of the longest fit."""
+
+    replicas: int
+    weight_bytes: int
+    kv_bytes_per_token: int
+    kv_bytes: int | None
+    kv_tokens: int | None
+    full_sequences: float | None
+    graph_bytes: int
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerForecast:
+    """Peak of one optimizer step on one GPU. ``state_bytes`` = weights, gradients and moments of this rank's shard."""
+
+    state_bytes: int
+    gathered_bytes: int
+    activation_bytes: int
+    logits_bytes: int
+    offloaded_host_bytes: int
+
+    @property
+    def peak_bytes(self) -> int:
+        return self.state_bytes + self.gathered_bytes + self.activation_bytes + self.logits_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HostForecast:
+    """Memory of one node at the most: optimizer states that were moved there, Ray's store, a step's data, processes, sandboxes."""
+
+    offload_bytes: int
+    store_bytes: int
+    data_bytes: int
+    process_bytes: int
+    sandbox_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.offload_bytes + self.store_bytes + self.data_bytes + self.process_bytes + self.sandbox_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DiskForecast:
+    """``peak_bytes`` is the largest amount on disk at any moment: a new checkpoint is committed before the oldest one goes."""
+
+    save_bytes: int
+    saves: int | None
+    kept: int | None
+    peak_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    shape: ModelShape
+    plan: Plan
+    engine: EngineForecast
+    trainer: TrainerForecast
+    disk: DiskForecast
+    host: HostForecast
+
+    @property
+    def trainer_process_bytes(self) -> int:
+        """What the trainer's worker occupies at its peak, as verl reports it: of the GPU, or (CPU) of the process."""
+        return self.trainer.peak_bytes + (CPU_PROCESS if self.plan.cpu else 0)
+
+    @property
+    def engine_process_bytes(self) -> int | None:
+        """What an engine occupies: of the GPU, or (CPU) its processes."""
+        if self.plan.cpu:
+            return (self.engine.kv_bytes or 0) + self.engine.weight_bytes + CPU_PROCESS
+        memory = self.plan.gpu_memory_bytes
+        return None if memory is None else int(memory * self.plan.gpu_memory_utilization) + self.engine.graph_bytes
+
+    @property
+    def trials_per_step(self) -> int:
+        return self.plan.prompts_per_step * self.plan.samples_per_prompt
+
+    @property
+    def updates_per_step(self) -> int:
+        return -(-self.plan.prompts_per_step // self.plan.mini_batch_prompts)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            **asdict(self),
+            "trials_per_step": self.trials_per_step,
+            "updates_per_step": self.updates_per_step,
+            "trainer_peak_bytes": self.trainer.peak_bytes,
+        }
+
+
+def forecast(shape: ModelShape, plan: Plan) -> Forecast:
+    return Forecast(shape, plan, _engine(shape, plan), _trainer(shape, plan), disk(shape, plan), _host(shape, plan))
+
+
+def _engine(shape: ModelShape, plan: Plan) -> EngineForecast:
+    per_token = shape.kv_bytes_per_token(plan.rollout_dtype, plan.gen_tp)
+    weights = shape.parameters * dtype_bytes(plan.rollout_dtype) // plan.gen_tp
+    room = plan.kv_cache_bytes
+    if room is None and plan.gpu_memory_bytes is not None:
+        sampler = plan.max_num_seqs * shape.vocab * 4
+        room = max(0, int(plan.gpu_memory_bytes * plan.gpu_memory_utilization - weights - VLLM_FIXED - sampler))
+    tokens = None if room is None else room // per_token
+    return EngineForecast(
+        replicas=max(1, plan.gpus // plan.gen_tp),
+        weight_bytes=weights,
+        kv_bytes_per_token=per_token,
+        kv_bytes=room,
+        kv_tokens=tokens,
+        full_sequences=None if tokens is None else tokens / (plan.prompt_tokens + plan.response_tokens),
+        graph_bytes=0 if plan.enforce_eager or plan.cpu else shape.layers * GRAPH_LAYER_BYTES,
+        exact=plan.kv_cache_bytes is not None and not shape.is_hybrid,
+    )
+
+
+def _trainer(shape: ModelShape, plan: Plan) -> TrainerForecast:
+    """Activations: with checkpointing one hidden state per layer and one layer's inside, else every layer's inside. Logits: as computed,
+    scaled by the temperature, and without flash attention's loss (which works in place) their log-softmax; entropy keeps two more."""
+    compute = dtype_bytes(plan.param_dtype)
+    shard = shape.parameters // plan.gpus
+    tokens = plan.tokens_per_gpu
+    inside = tokens * compute * (8 * shape.hidden + 2 * (shape.heads + shape.kv_heads) * shape.head_dim + _mlp_width(shape) * 3)
+    states = shape.layers * tokens * shape.hidden * compute
+    return TrainerForecast(
+        state_bytes=shard * (2 * MASTER_BYTES + ADAM_BYTES),
+        gathered_bytes=compute * (2 * shape.largest_layer + shape.vocab * shape.hidden * (1 if shape.tied_embeddings else 2)),
+        activation_bytes=states + inside if plan.gradient_checkpointing else shape.layers * inside,
+        logits_bytes=tokens * shape.vocab * compute * ((2 if plan.flash_attention else 3) + (2 if plan.entropy else 0)),
+        offloaded_host_bytes=shard * (MASTER_BYTES + ADAM_BYTES),
+    )
+
+
+def _mlp_width(shape: ModelShape) -> int:
+    """The MLP's width that one token sees; for a mixture the active experts'."""
+    outside = shape.vocab * shape.hidden * (1 if shape.tied_embeddings else 2) + shape.hidden
+    attention = shape.hidden * shape.head_dim * (2 * shape.heads + 2 * shape.kv_heads)
+    per_layer = (shape.active_parameters - outside) // shape.layers - attention
+    return max(0, per_layer) // (3 * shape.hidden)
+
+
+def _host(shape: ModelShape, plan: Plan) -> HostForecast:
+    """Of the busiest node: the one with the sandboxes and the driver, which holds a step's data."""
+    here = max(1, plan.gpus // plan.nodes)
+    states = shape.parameters // plan.gpus * (MASTER_BYTES + ADAM_BYTES) * here
+    trials = plan.prompts_per_step * plan.samples_per_prompt
+    return HostForecast(
+        offload_bytes=states if plan.actor_offload else 0,
+        store_bytes=plan.object_store_bytes,
+        data_bytes=trials * (plan.prompt_tokens + plan.response_tokens) * DATA_TOKEN_BYTES,
+        process_bytes=here * (2 * CPU_PROCESS if plan.cpu else GPU_PROCESS_HOST),
+        sandbox_bytes=plan.live_trials * plan.sandbox_bytes,
+    )
+
+
+def disk(shape: ModelShape, plan: Plan) -> DiskForecast:
+    save = shape.parameters * (MASTER_BYTES + ADAM_BYTES + (MASTER_BYTES if plan.save_hf else 0))
+    saves = None if plan.steps is None else max(1, -(-plan.steps // plan.save_every))
+    keep = plan.keep_checkpoints
+    kept = saves if keep is None else keep if saves is None else min(saves, keep)
+    peak = saves if keep is None else keep + 1 if saves is None else min(saves, keep + 1)
+    return DiskForecast(save, saves, kept, None if peak is None else peak * save)
+
+
+def count(number: int) -> str:
+    for limit, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if number >= limit:
+            return f"{number / limit:.2f}{unit}"
+    return str(number)
+
+
+def size(number: float) -> str:
+    for limit, unit in ((2**40, "TiB"), (GIB, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if number >= limit:
+            return f"{number / limit:.1f} {unit}"
+    return f"{int(number)} B"
