@@ -66,7 +66,8 @@ def test_each_process_killed_once(run_of):
 @pytest.mark.long
 def test_a_killed_engine_is_seen_and_replaced_and_nothing_is_judged_by_it(run_of, monkeypatch):
     """vLLM's own process, while agents sample that give up after a few tries."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[1] / "trials"))
+    agents = str(Path(__file__).resolve().parents[1] / "trials")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in (agents, os.environ.get("PYTHONPATH")) if path))
     run = run_of(
         "engine",
         **{"training.total_steps": "2", "training.test_freq": "-1", "harbor_agent.agent_import_path": "impatient:Loud"},
