@@ -36,6 +36,8 @@ class Progress:
     trials: int = 0
     expected: int = 0  # trials of the phase, where that is known, and how many of them run at once
     at_once: int = 0
+    at_most_s: float | None = None  # how long the phase may take until the watchdog ends it, where that is one wait
+    boot_s: float | None = None  # the same for the trainer's boot
     engine_up: bool = False  # since the trainer's last start
     engine_died: float | None = None  # when that was seen (monotonic), until the trainer's next start
     broken: Problem | None = None  # why the runner answers no more requests for trials
@@ -44,6 +46,7 @@ class Progress:
         if phase != self.phase:
             self.phase, self.phase_since, self.trials = phase, time.monotonic(), 0
             self.expected = self.at_once = 0
+            self.at_most_s = None
 
     def left_s(self) -> float | None:
         """Seconds that the rest of the phase's trials will take at the pace so far; None before as many are done as run at once (half of
@@ -139,6 +142,7 @@ def _trainer_start(progress: Progress, event: Mapping[str, Any]) -> str:
     progress.step = step or None
     progress.engine_up, progress.engine_died = False, None
     progress.enter("loading the trainer: Ray, engine, weights")
+    progress.at_most_s = progress.boot_s
     return f"continues from the checkpoint of step {step}" if step else "begins with the policy as it is"
 
 
@@ -188,6 +192,7 @@ _EVENTS: dict[str, _Teller] = {
     "trainer.start": _trainer_start,
     "engine.ready": _engine_ready,
     "engine.died": _engine_died,
+    "boot.silent": lambda progress, event: f"the trainer has said nothing new for {duration(event['quiet_s'])}; stacks: {event['stacks']}",
     "engine.paused": _phase("updating the policy"),
     "validation.begin": _phase("validating"),
     "step.begin": _step_begin,

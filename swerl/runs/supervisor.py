@@ -23,6 +23,7 @@ from swerl.record.rundir import RunDir
 from swerl.record.services import answers, entry_of
 from swerl.record.states import State
 from swerl.runs import cleanup, samples, sharedmemory
+from swerl.runs.boot import BootWatch
 from swerl.runs.children import Child, Children, adopt_orphans, describe_status
 from swerl.runs.display import Display
 from swerl.runs.feed import Feed
@@ -76,6 +77,8 @@ class Supervisor:
         self._trainer_start_at = 0.0
         self._guard = Guard(run, plan, self._events, display.line)
         self._feed = Feed(run, plan.total_steps, self._guard.listen)
+        self._feed.progress.boot_s = None if plan.terms is None else plan.terms.watch.boot_min * 60
+        self._boot = BootWatch(run.logs, self._events.emit, lambda: cleanup.owned(run, registry, plan.trainer.name))
         self._rates = RateLines(run.trainer_log, run.vllm_log)
         self._segments = NewSegments()
         self._used_mb = 0
@@ -120,6 +123,7 @@ class Supervisor:
                 return outcome
             self._attend_services()
             self._attend_engine()
+            self._boot.attend(self._trainer, self._feed.progress.engine_up, time.monotonic())
             self._keep_house()
             alarm = self._guard.attend()
             if alarm is not None:
