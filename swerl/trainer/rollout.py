@@ -83,7 +83,7 @@ class TrialRollout:
         return await self.runner.call("POST", "/trials", request, timeout_s=None)
 
     async def _recording(self, session: str) -> Mapping[str, Any]:
-        return await self.gateway.call("GET", f"/sessions/{session}/recording")
+        return await self.gateway.call("GET", f"/sessions/{session}/recording?paths={self.limits.paths}")
 
     async def close(self) -> None:
         await self.runner.close()

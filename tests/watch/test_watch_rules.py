@@ -262,6 +262,7 @@ def test_a_trainer_that_says_nothing_from_its_start(stream_with):
 
 def test_a_dead_engine_and_a_silent_boot_are_alarms_until_an_engine_is_up(stream):
     stream.begin()
+    stream.pass_time(1)
     stream.emit("bridge", "engine.died", replica="10.0.0.2:4711", cause="its server says that the engine is dead", in_flight=8)
     stream.pass_time(1)
     assert stream.all_ids() == {"SWERL-W505"} and "10.0.0.2:4711: its server" in stream.raised[0].message
