@@ -210,7 +210,7 @@ class Supervisor:
         self._trained = max(self._trained, progress.step or 0)
         if self._trainer_deaths > self._plan.trainer_restarts:
             return False
-        line = first_error(trainer.spec.log, trainer.log_offset)
+        line = first_error(trainer.spec.log, trainer.log_offset) if status == TRAINER_LOST else None  # who is killed says nothing of it
         cleanup.note_shared_memory(self._run, self._registry)
         end_processes(lambda: cleanup.owned(self._run, self._registry, trainer.name), grace_s=self._plan.sweep_grace_s)
         sharedmemory.remove(self._run.leftovers)
