@@ -70,7 +70,7 @@ def test_a_killed_engine_is_seen_and_replaced_and_nothing_is_judged_by_it(run_of
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in (agents, os.environ.get("PYTHONPATH")) if path))
     run = run_of(
         "engine",
-        **{"training.total_steps": "2", "training.test_freq": "-1", "harbor_agent.agent_import_path": "impatient:Loud"},
+        **{"training.total_steps": "2", "training.test_freq": "-1", "harbor_agent.agent_import_path": "impatient:Patient"},
     )
     run.start()
     run.await_event("trainer", "step.begin", step=2)

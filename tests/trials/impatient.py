@@ -11,17 +11,18 @@ import aiohttp
 from swerl.trials.agents.mini import KEY_VARIABLE, TOOLS, AgentProtocolError, MiniAgent, _Stop
 
 TRIES = 3
-PATIENCE_S = 0.8
 
 
 class Loud(MiniAgent):
     """Ends with an error that counts against the agent."""
 
+    patience_s = 0.8
+
     async def _ask(self, http: aiohttp.ClientSession, messages: list[dict[str, Any]]) -> Mapping[str, Any]:
         headers, said = {"Authorization": f"Bearer {self._extra_env[KEY_VARIABLE]}"}, ""
         for _ in range(TRIES):
             try:
-                body, timeout = {"model": "policy", "messages": messages, "tools": TOOLS}, aiohttp.ClientTimeout(total=PATIENCE_S)
+                body, timeout = {"model": "policy", "messages": messages, "tools": TOOLS}, aiohttp.ClientTimeout(total=self.patience_s)
                 async with http.post(self._url, json=body, headers=headers, timeout=timeout) as response:
                     if response.status == 200:
                         return await response.json()
@@ -33,6 +34,12 @@ class Loud(MiniAgent):
 
     def _give_up(self, said: str) -> Mapping[str, Any]:
         raise AgentProtocolError(said)
+
+
+class Patient(Loud):
+    """Long enough for an engine at work, too short for one that has to be started again."""
+
+    patience_s = 10.0
 
 
 class Quiet(Loud):
