@@ -13,7 +13,7 @@ from typing import Any
 from swerl.config.runconfig import RunConfig
 from swerl.config.sections import HarborAgent
 from swerl.errors import fail
-from swerl.facts.sandbox import MOUNT, backend
+from swerl.facts.sandbox import KUBERNETES, MOUNT, backend
 
 # What an agent class takes of our keys, and under which name. The turn limit holds for every agent, because the gateway counts; an agent
 # that is told as well can end in good order.
@@ -43,7 +43,6 @@ _RUNTIME_VOLUME = "agent-runtime"
 _OPENHANDS = "/opt/openhands-sdk-venv"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 RUN_LABEL = "harbor-run"
-KUBERNETES = "swerl.trials.sandboxes.kubernetes:KubernetesEnvironment"
 
 
 def trial_settings(config: RunConfig) -> dict[str, Any]:

@@ -7,10 +7,12 @@ import os
 import secrets
 import shutil
 import subprocess
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
 from swerl.errors import fail
+from swerl.facts.sandbox import kind_of
 from swerl.record.process import PROCESS_VARIABLE, TOKEN_VARIABLE, Seen, end_processes, owned_processes
 from swerl.record.registry import Registry
 from swerl.record.rundir import RunDir, read_json, write_atomic
@@ -62,32 +64,35 @@ def owned(run: RunDir, registry: Registry, name: str | None = None) -> list[Seen
     return owned_processes(marks, sessions, keep={os.getpid()})
 
 
-def note_shared_memory(run: RunDir, registry: Registry) -> None:
-    """Write down which segments the run's living processes use, for a later ``sweep``. On a full disk this is left undone: the segments of
-    the last note are removed, and ending the processes matters more."""
+def note_shared_memory(run: RunDir, registry: Registry) -> set[sharedmemory.Segment]:
+    """Which segments the run's living processes use, also written down for a later ``sweep``. On a full disk only the writing is left
+    undone: ending the processes matters more."""
+    found = sharedmemory.in_use(seen.pid for seen in owned(run, registry))
     try:
-        sharedmemory.remember(run.leftovers, sharedmemory.in_use(seen.pid for seen in owned(run, registry)))
+        sharedmemory.remember(run.leftovers, found)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
+    return found
 
 
-def sweep(run: RunDir, registry: Registry, *, grace_s: float) -> Swept:
+def sweep(run: RunDir, registry: Registry, *, grace_s: float, segments: AbstractSet[sharedmemory.Segment] = frozenset()) -> Swept:
     """End every process of the run and remove its sandboxes, shared memory and scratch directory. Needs the run's lock. Repeatable.
+    ``segments`` were in use before the caller ended anything, and may not have been written down.
 
     A process that survives SIGKILL (stuck in the kernel) is an error: starting over it would share its GPU and ports."""
-    note_shared_memory(run, registry)
+    in_use = note_shared_memory(run, registry)
     ended, left = end_processes(lambda: owned(run, registry), grace_s=grace_s)
     if left:
         names = ", ".join(f"{seen.command} (pid {seen.pid}, state {seen.state})" for seen in left)
         raise fail("SWERL-R007", f"processes of run {run.id} cannot be ended: {names}", "end them by hand, or restart the machine")
     reaped = reaper.reap(run_tag(run.root), sandboxes_of(run))
     elsewhere, not_asked = reap_elsewhere(run)
-    segments = sharedmemory.remove(run.leftovers)
+    removed = sharedmemory.remove(run.leftovers, segments | in_use)
     remove_scratch(run.scratch)
     run.services.unlink(missing_ok=True)
     registry.ended(run.id)
-    return Swept(tuple(ended), tuple(segments), sum(reaped.as_dict().values()) + elsewhere, not_asked)
+    return Swept(tuple(ended), tuple(removed), sum(reaped.as_dict().values()) + elsewhere, not_asked)
 
 
 def reap_elsewhere(run: RunDir) -> tuple[int, str]:
@@ -98,7 +103,7 @@ def reap_elsewhere(run: RunDir) -> tuple[int, str]:
         return 0, ""
     agent, python = resolved["config"]["harbor_agent"], Path(resolved["config"]["environment"]["trials_venv_path"]) / "bin" / "python"
     named = agent["environment_import_path"] or agent["environment_type"] or ""
-    if not any(kind in named for kind in ("docker", "kubernetes", "ack")) or not python.exists():
+    if kind_of(named) not in ("docker", "kubernetes") or not python.exists():
         return 0, ""
     where = {"DOCKER_HOST": agent["docker_host"]} if agent["docker_host"] else {}
     command = [str(python), "-P", "-m", "swerl.trials.reap", "--run-dir", str(run.root)]

@@ -25,9 +25,10 @@ STOP_S = 1.0  # then it is killed: its index goes on from wherever it was left
 
 
 @contextmanager
-def dashboard(config: RunConfig, run: RunDir, notice: Callable[[str], None]) -> Iterator[None]:
-    """Serve the runs of ``experiment.runs_dir`` on the loopback address while the body runs, unless ``experiment.dashboard`` is off."""
-    process = _start(config, run, notice) if config.experiment.dashboard else None
+def dashboard(config: RunConfig, run: RunDir, notice: Callable[[str], None], artifacts: Path | None = None) -> Iterator[None]:
+    """Serve the runs of ``experiment.runs_dir``, and the archives in ``artifacts`` (the project's unless named), on the loopback address
+    while the body runs, unless ``experiment.dashboard`` is off."""
+    process = _start(config, run, notice, artifacts) if config.experiment.dashboard else None
     try:
         yield
     finally:
@@ -40,7 +41,7 @@ def dashboard(config: RunConfig, run: RunDir, notice: Callable[[str], None]) -> 
                 process.wait()
 
 
-def _start(config: RunConfig, run: RunDir, notice: Callable[[str], None]) -> subprocess.Popen[bytes] | None:
+def _start(config: RunConfig, run: RunDir, notice: Callable[[str], None], artifacts: Path | None) -> subprocess.Popen[bytes] | None:
     try:
         run.root.parent.mkdir(parents=True, exist_ok=True)
         with (
@@ -52,6 +53,7 @@ def _start(config: RunConfig, run: RunDir, notice: Callable[[str], None]) -> sub
             process = subprocess.Popen(
                 [
                     *(sys.executable, "-P", "-m", "swerl.cli", "dashboard"),
+                    *(() if artifacts is None else ("--artifacts", str(artifacts))),
                     *("--runs-dir", str(run.root.parent), "--fd", str(fd), "--parent-pid", str(os.getpid())),
                 ],
                 stdin=subprocess.DEVNULL,

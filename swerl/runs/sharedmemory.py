@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,9 +75,9 @@ def recall(record: Path) -> set[Segment]:
     return {Segment(name, inode) for name, inode in read_json(record) or []}
 
 
-def remove(record: Path) -> list[str]:
-    """Remove the recorded segments that exist and that nobody uses; the record goes last. Returns the names removed."""
-    recorded = {segment for segment in recall(record) if _exists(segment)}
+def remove(record: Path, seen: AbstractSet[Segment] = frozenset()) -> list[str]:
+    """Remove the segments that are recorded or were ``seen``, exist and are used by nobody; the record goes last. Returns their names."""
+    recorded = {segment for segment in recall(record) | seen if _exists(segment)}
     removed = []
     if recorded:
         still_used = in_use(seen.pid for seen in every_process())

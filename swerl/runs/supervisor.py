@@ -293,9 +293,10 @@ class Supervisor:
 
     def _end_all(self) -> None:
         """End every process of the run, trainer first, and remove what they leave outside the run directory."""
+        in_use = cleanup.note_shared_memory(self._run, self._registry)  # while there is somebody to ask
         for child in reversed(self._children.living()):
             self._end(child)
-        cleanup.sweep(self._run, self._registry, grace_s=self._grace_s())
+        cleanup.sweep(self._run, self._registry, grace_s=self._grace_s(), segments=in_use)
 
     def _write_down(self, outcome: Outcome) -> None:
         """How it ended. The state is written last: until then the run is alive."""

@@ -25,15 +25,15 @@ from swerl.record.events import EventLog
 from swerl.record.model import TrialRequest
 from swerl.record.outcomes import FORFEITS, Evidence, Outcome
 from swerl.trials import agentcfg
+from swerl.trials.backends import Needs, backend_of
 from swerl.trials.clock import PROBE_S, GatewayWatch, OutOfTime, within
 from swerl.trials.detectors import commands, detect
 from swerl.trials.gateway import Closed, GatewayAdmin, GatewayRefused, GatewayUnreachable, Session
 from swerl.trials.grading import ANSWER
-from swerl.trials.sandboxes import docker, engine
 from swerl.trials.sandboxes.gradable import Gradable
 from swerl.trials.sandboxes.leftovers import EMPTY_TRUSTED, END_OTHERS, SNAPSHOT
 from swerl.trials.screening import Finding
-from swerl.trials.settings import BUBBLEWRAP, GRADING, KUBERNETES, RunnerSettings
+from swerl.trials.settings import GRADING, RunnerSettings
 from swerl.trials.warm import Ready
 
 
@@ -76,6 +76,7 @@ class Ender:
 class AttemptRunner:
     def __init__(self, settings: RunnerSettings, gateway: GatewayAdmin, watch: GatewayWatch, events: EventLog):
         self._settings, self._gateway, self._watch, self._events = settings, gateway, watch, events
+        self._backend = backend_of(settings.harbor["environment"])
         self.avoid: Mapping[str, str] = {}  # hosts that no new sandbox should go to
 
     def address(self) -> str | None:
@@ -322,31 +323,15 @@ class AttemptRunner:
 
     def _environment(self, public_url: str | None) -> tuple[dict[str, Any], str | None]:
         """Harbor's environment with what our sandboxes need to know, and the gateway's address as seen from inside; None: out of reach."""
-        settings, environment = self._settings, dict(self._settings.harbor["environment"])
-        path = environment.get("import_path") or ""
-        address = public_url.partition("://")[2].partition("/")[0] if public_url is not None else None
-        network = settings.sandbox.get("network", "none")
-        if network == "gateway" and address is None:
-            network = "none"
-        ours = {
-            "run_tag": settings.run_tag,
-            "network": network,
-            "gateway": address if network == "gateway" else None,
-            "changes_only": not settings.harbor["verifier"].get("disable", False),
-        }
-        loopback = f"http://127.0.0.1:{address.rpartition(':')[2]}" if address is not None else None
-        if path == BUBBLEWRAP:
-            environment["kwargs"] = {**environment.get("kwargs", {}), **settings.sandbox, **ours}
-            return environment, {"gateway": loopback, "public": public_url, "none": None}[network]
-        if path.startswith(KUBERNETES.partition(":")[0]):
-            environment["kwargs"] = {**environment.get("kwargs", {}), **ours, "avoid_hosts": sorted(self.avoid)}
-            return environment, None if network == "none" else public_url
-        if engine.is_docker(environment):
-            processes = settings.sandbox.get("limits", {}).get("processes")
-            environment = docker.settings(environment, **ours, **({"max_processes": processes} if processes else {}))
-            outside = engine.inside_url(public_url) if public_url is not None else None
-            return environment, {"gateway": loopback, "public": outside, "none": None}[network]
-        return environment, public_url
+        settings = self._settings
+        needs = Needs(
+            run_tag=settings.run_tag,
+            sandbox=settings.sandbox,
+            changes_only=not settings.harbor["verifier"].get("disable", False),
+            public_url=public_url,
+            avoid=tuple(self.avoid),
+        )
+        return self._backend.environment(settings.harbor["environment"], needs)
 
 
 def _span(timing: Any) -> float:

@@ -1,22 +1,13 @@
-"""The runner's line to the gateway's admin surface. Every call is idempotent there, so each is tried again while the gateway is away.
-
-Address and token come from `services.json`, read anew after every failure: a restarted gateway has new ones.
-"""
+"""What the runner asks of the gateway's admin surface. Every call is idempotent there, so each is tried again while the gateway is away."""
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-import orjson
-
-_AWAY = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError, asyncio.TimeoutError)
-_AWAY_STATUS = (401, 502, 503, 504)  # 401: the token of the gateway before its restart
+from swerl.record.client import Away, Refused, Service
 
 
 class GatewayUnreachable(RuntimeError):
@@ -54,12 +45,14 @@ class GatewayAdmin:
     """``patience_s`` bounds how long one call waits for a gateway that is away."""
 
     def __init__(self, services: Path, patience_s: float = 300.0):
-        self._services, self._patience_s = services, patience_s
-        self._http: aiohttp.ClientSession | None = None
+        self._service = Service(services, "gateway", patience_s)
 
     def public_url(self) -> str:
         """Where agents reach the gateway, without a trailing slash. GatewayUnreachable when none has announced itself."""
-        return str(self._entry()["public_url"]).rstrip("/")
+        try:
+            return str(self._service.entry()["public_url"]).rstrip("/")
+        except ConnectionError as error:
+            raise GatewayUnreachable(f"the gateway: {error}") from error
 
     async def open(self, trial: Mapping[str, Any], sampling: Mapping[str, Any], seed: int, max_turns: int | None) -> Session:
         answer = await self._call("POST", "/sessions", {"trial": trial, "sampling": sampling, "seed": seed, "max_turns": max_turns})
@@ -86,46 +79,13 @@ class GatewayAdmin:
         return bool((await self._call("GET", "/stats")).get("answers", True))
 
     async def shut(self) -> None:
-        if self._http is not None:
-            await self._http.close()
-            self._http = None
+        await self._service.close()
 
     async def _call(self, method: str, path: str, body: Any = None) -> Any:
-        started, reason = time.monotonic(), "it has not announced itself"
-        delay_s = 0.05
-        while True:
-            try:
-                entry = self._entry()
-                async with self._client().request(
-                    method,
-                    f"{entry['admin_url']}{path}",
-                    data=None if body is None else orjson.dumps(body),
-                    headers={"Authorization": f"Bearer {entry['admin_token']}", "Content-Type": "application/json"},
-                ) as answer:
-                    text = await answer.read()
-                    if answer.status < 400:
-                        return orjson.loads(text)
-                    if answer.status not in _AWAY_STATUS:
-                        raise GatewayRefused(f"{method} {path.split('/')[1]}: {answer.status} {text[:300].decode(errors='replace')}")
-                    reason = f"it answers {answer.status}"
-            except _AWAY as error:
-                reason = f"{type(error).__name__}: {error}"
-            except GatewayUnreachable as error:
-                reason = str(error)
-            if time.monotonic() - started > self._patience_s:
-                raise GatewayUnreachable(f"the gateway has been away for {self._patience_s:.0f} s ({reason})")
-            await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * 1.6, 2.0)
-
-    def _entry(self) -> Mapping[str, Any]:
+        """An attempt's evidence names what went wrong by type, so the gateway's troubles have types of their own here."""
         try:
-            return orjson.loads(self._services.read_bytes())["gateway"]
-        except (FileNotFoundError, KeyError, orjson.JSONDecodeError) as error:
-            raise GatewayUnreachable("the gateway has not announced itself in services.json") from error
-
-    def _client(self) -> aiohttp.ClientSession:
-        if self._http is None:
-            self._http = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=60, sock_connect=5)
-            )
-        return self._http
+            return await self._service.call(method, path, body)
+        except Away as error:
+            raise GatewayUnreachable(error.problems[0].message) from error
+        except Refused as error:
+            raise GatewayRefused(error.problems[0].message) from error

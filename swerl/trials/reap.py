@@ -7,27 +7,12 @@ cluster cannot be asked.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 
-from swerl.trials.sandboxes import engine
-from swerl.trials.settings import KUBERNETES, run_tag
-
-
-def elsewhere(tag: str, environment: Mapping[str, Any]) -> dict[str, int]:
-    """What was removed of a run's sandboxes that live outside this host's processes: ``containers`` or ``pods``; empty for backends without
-    any. RuntimeError when the engine or the cluster cannot be asked."""
-    if engine.is_docker(environment):
-        return {"containers": engine.reap(tag)}
-    if (environment.get("import_path") or "").startswith(KUBERNETES.partition(":")[0]):
-        from swerl.trials.sandboxes import cluster  # its client costs a second of import
-
-        where = environment.get("kwargs", {})
-        return {"pods": cluster.reap(tag, where["namespace"], where.get("kubeconfig"), where.get("context"))}
-    return {}
+from swerl.trials.backends import backend_of
+from swerl.trials.settings import run_tag
 
 
 @click.command(help=__doc__)
@@ -37,7 +22,8 @@ def main(run_dir: Path) -> None:
     from swerl.render.trial import trial_settings
 
     try:
-        found = elsewhere(run_tag(run_dir), trial_settings(load_resolved(run_dir / "resolved.json"))["environment"])
+        environment = trial_settings(load_resolved(run_dir / "resolved.json"))["environment"]
+        found = backend_of(environment).reap(run_tag(run_dir), environment)
     except RuntimeError as error:
         sys.exit(str(error))
     print(sum(found.values()))

@@ -22,13 +22,13 @@ from swerl.record.model import Identity, TrialRequest
 from swerl.record.services import announce
 from swerl.record.trial_journal import Journal
 from swerl.trials.attempt import AttemptRunner
+from swerl.trials.backends import backend_of
 from swerl.trials.breaker import BreakerOpen
 from swerl.trials.clock import GatewayWatch
 from swerl.trials.gateway import GatewayAdmin
-from swerl.trials.reap import elsewhere
-from swerl.trials.sandboxes import engine, limits, reaper
+from swerl.trials.sandboxes import reaper
 from swerl.trials.scheduler import Scheduler, Stopping
-from swerl.trials.settings import BUBBLEWRAP, KUBERNETES, RunnerSettings
+from swerl.trials.settings import RunnerSettings
 
 
 class Runner:
@@ -44,6 +44,7 @@ class Runner:
     async def start(self) -> None:
         settings = self.settings
         self._journal = Journal(settings.journal_path)
+        self._backend = backend_of(settings.harbor["environment"])
         self._events = EventLog(settings.events_path, "runner")
         reaped = await asyncio.to_thread(self._reap)
         settings.trials_dir.mkdir(parents=True, exist_ok=True)
@@ -71,7 +72,7 @@ class Runner:
             durable=True,
             settled=len(self._journal.settled),
             reaped=reaped.as_dict(),
-            not_enforced=self._gaps(),
+            not_enforced=self._backend.gaps(),
             quarantined=self.scheduler.quarantine.tasks,
             quarantined_hosts=self.scheduler.quarantine.hosts,
         )
@@ -91,21 +92,11 @@ class Runner:
         """Remove what carries this run's tag, under the journal's lock. An engine or a cluster is asked only when sandboxes are there."""
         found = reaper.reap(self.settings.run_tag, self.settings.sandbox.get("work_dir"))
         try:
-            for kind, count in elsewhere(self.settings.run_tag, self.settings.harbor["environment"]).items():
+            for kind, count in self._backend.reap(self.settings.run_tag, self.settings.harbor["environment"]).items():
                 setattr(found, kind, count)
         except RuntimeError as error:
             self._events.emit("runner.not_reaped", error=str(error))
         return found
-
-    def _gaps(self) -> list[str]:
-        """What these sandboxes do not do that ours do, one phrase each."""
-        environment = self.settings.harbor["environment"]
-        path = environment.get("import_path") or ""
-        if path == BUBBLEWRAP:
-            return limits.missing()
-        if engine.is_docker(environment) or path.startswith(KUBERNETES.partition(":")[0]):
-            return []
-        return ["grading in a fresh sandbox (this backend is graded where the agent was)", "the network kept to the gateway"]
 
     @web.middleware
     async def _border(self, request: web.Request, handler: Any) -> web.StreamResponse:
@@ -135,7 +126,7 @@ class Runner:
         return _answer({"cancelled": self.scheduler.cancel(body.get("version"), who)})
 
     async def _stats(self, request: web.Request) -> web.Response:
-        return _answer({**self.scheduler.stats(), "gateway_down": self._watch.down, "not_enforced": self._gaps()})
+        return _answer({**self.scheduler.stats(), "gateway_down": self._watch.down, "not_enforced": self._backend.gaps()})
 
     async def _shutdown(self, request: web.Request) -> web.Response:
         self.ended.set()

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from swerl.config import RunConfig
 
-BUBBLEWRAP = "swerl.trials.sandboxes.bubblewrap:BubblewrapEnvironment"
-KUBERNETES = "swerl.trials.sandboxes.kubernetes:KubernetesEnvironment"
 GRADING = "swerl.trials.grading:FreshVerifier"
 
 
@@ -44,7 +42,6 @@ class RunnerSettings:
     ``run_attempt`` counts the starts of the run by its user; a later one tries hosts again, and tasks too under ``retry_quarantined``.
     ``step_trials`` are the trials of a training step, ``group_size`` those of one prompt."""
 
-    run_id: str
     run_dir: Path
     trials_dir: Path
     harbor: Mapping[str, Any]
@@ -96,7 +93,6 @@ def settings_from(cfg: RunConfig, run_dir: Path) -> RunnerSettings:
     runtime, algorithm, training = cfg.harbor_runtime, cfg.algorithm, cfg.training
     sampled = algorithm.val_do_sample
     return RunnerSettings(
-        run_id=cfg.run_id,
         run_dir=run_dir,
         trials_dir=cfg.experiment.trials_dir,
         harbor=trial_settings(cfg),

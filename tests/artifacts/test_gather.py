@@ -214,7 +214,7 @@ def test_killed_gatherings_leave_no_half_archive(make_run, tmp_path: Path):
     call = f"gather(Path({str(run.root)!r}), report=add_report, artifacts_dir=Path({str(artifacts)!r}))"
     code = f"from swerl.artifacts.gather import gather; from swerl.report import add_report; from pathlib import Path; {call}"
     for delay_s in (0.3, 0.6, 0.9, 1.2):
-        child = subprocess.Popen([sys.executable, "-c", code])
+        child = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)})
         time.sleep(delay_s)
         os.kill(child.pid, signal.SIGKILL)
         child.wait()

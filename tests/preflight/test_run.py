@@ -67,7 +67,7 @@ def test_nothing_is_written(site):
 def test_reference_profile_on_a_machine_without_gpus(tmp_path: Path):
     """config.yaml as it is shipped: the problems of this machine and of the placeholders, each by id."""
     env = {"PATH": f"{tmp_path}", "HOME": str(tmp_path)}
-    report = run_file(PROJECT / "config.yaml", env=env)
+    report = run_file(PROJECT / "config.yaml", overrides={"experiment.runs_dir": str(tmp_path / "runs")}, env=env)
     assert not report.ok
     assert {"SWERL-C007", "SWERL-P601", "SWERL-P503", "SWERL-P851"} <= report.ids
     text = report.render()

@@ -87,3 +87,36 @@ def test_the_registry_syncs_what_it_says(tmp_path: Path):
     registry = Registry(tmp_path / "registry.sqlite")
     assert registry._db.execute("PRAGMA synchronous").fetchone()[0] == 2
     registry.close()
+
+
+def test_a_checkpoint_counts_only_after_the_row_of_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The trainer's own hook, where verl logs a step: the row is on disk, then the marker, then older checkpoints go, then it is told."""
+    from types import SimpleNamespace
+
+    from swerl.record.events import EventLog
+    from swerl.record.metrics import MetricsLog
+    from swerl.record.rundir import RunDir
+    from swerl.trainer.modes import RunHooks
+
+    run = RunDir.at(tmp_path / "r")
+    run.create()
+    hooks = object.__new__(RunHooks)
+    hooks.lineage = SimpleNamespace(name="L1", version=lambda step: f"L1:{step}")
+    hooks.events, hooks.metrics_log = EventLog(run.events_of("trainer"), "trainer"), MetricsLog(run.metrics)
+    hooks.config = SimpleNamespace(swerl=SimpleNamespace(max_checkpoints=1))
+    found: list[Call] = []
+    for step in (1, 2):
+        folder = run.checkpoints / f"global_step_{step}"
+        (folder / "actor").mkdir(parents=True)
+        (folder / "actor" / "model_world_size_1_rank_0.pt").write_bytes(b"x")
+        hooks._uncommitted = (folder, step)
+        with pytest.MonkeyPatch.context() as patch:
+            found = record(patch)
+            hooks._record({"loss": 1.0}, step)
+        row = found.index(Call("sync", run.metrics, run.metrics.stat().st_size))
+        marker = next(i for i, call in enumerate(found) if call.what == "rename" and call.path == folder / checkpoints.MARKER)
+        assert row < marker
+        assert found[-1].path == hooks.events.path and found[-1].what == "sync"
+    assert [path.name for path in checkpoints.committed(run.checkpoints)] == ["global_step_2"]
+    hooks._record({"loss": 1.0}, 3)
+    assert checkpoints.newest(run.checkpoints)[0].step == 2, "a step without a save commits nothing"

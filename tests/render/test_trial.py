@@ -122,6 +122,8 @@ def test_a_users_arguments_win_and_leave_the_rest(config):
         ("swerl.trials.sandboxes.bubblewrap:BubblewrapEnvironment", "bubblewrap"),
         ("mine.kubernetes:KubernetesEnvironment", "kubernetes"),
         ("mine.sandbox:Sandbox", "other"),
+        ("package.attack:Sandbox", "other"),
+        ("harbor.environments.kernel_docker:KernelDockerEnvironment", "other"),
     ],
 )
 def test_backends(path, kind, config):

@@ -36,7 +36,7 @@ def our_children() -> list[psutil.Process]:
 
 def test_it_serves_while_the_run_lasts(tmp_path: Path):
     said: list[str] = []
-    with dashboard(config(0), RunDir.at(tmp_path / "runs" / "r"), said.append):
+    with dashboard(config(0), RunDir.at(tmp_path / "runs" / "r"), said.append, tmp_path / "artifacts"):
         url = address(said)
         assert url.startswith("http://127.0.0.1:"), "the loopback address only"
         with urllib.request.urlopen(url + "api/runs", timeout=60) as answer:  # the socket listens before the process does
@@ -49,7 +49,7 @@ def test_it_serves_while_the_run_lasts(tmp_path: Path):
 
 def test_off_is_off(tmp_path: Path):
     said: list[str] = []
-    with dashboard(config(0, on=False), RunDir.at(tmp_path / "r"), said.append):
+    with dashboard(config(0, on=False), RunDir.at(tmp_path / "r"), said.append, tmp_path / "artifacts"):
         assert not our_children() and not said
 
 
@@ -61,14 +61,14 @@ def test_a_taken_port_gives_the_next_one(tmp_path: Path):
         port = taken.getsockname()[1]
         if port > 65_000:
             pytest.skip("the system gave a port at the end of the range")
-        with dashboard(config(port), RunDir.at(tmp_path / "runs" / "r"), said.append):
+        with dashboard(config(port), RunDir.at(tmp_path / "runs" / "r"), said.append, tmp_path / "artifacts"):
             assert not address(said).endswith(f":{port}/")
 
 
 def test_what_cannot_be_had_is_told_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     said: list[str] = []
     (tmp_path / "file").write_text("")
-    with dashboard(config(0), RunDir.at(tmp_path / "file" / "r"), said.append):
+    with dashboard(config(0), RunDir.at(tmp_path / "file" / "r"), said.append, tmp_path / "artifacts"):
         said.append("the run")
     assert said[0].startswith("no dashboard: ") and said[1] == "the run"
 

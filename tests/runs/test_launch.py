@@ -86,8 +86,14 @@ def test_no_secret_is_in_the_run_directory(config):
         assert not path.is_file() or b"s3cret-key" not in path.read_bytes(), path
     manifest = orjson.loads(run.manifest.read_bytes())
     assert [a["attempt"] for a in manifest["attempts"]] == [1, 2]
-    assert manifest["attempts"][0]["versions"]["train"]["verl"] == "0.9.1"
     assert redacted(b"key: s3cret-key", ["s3cret-key"]) == b"key: <secret>"
+
+
+@pytest.mark.skipif(not (PROJECT_ROOT / ".venv" / "train").is_dir(), reason="this checkout has no environments: make setup")
+def test_the_manifest_names_the_versions_that_run(config):
+    run = RunDir.at(config.run_dir)
+    prepare(config, run, attempt=1, command=["swerl", "train"])
+    assert orjson.loads(run.manifest.read_bytes())["attempts"][0]["versions"]["train"]["verl"] == "0.9.1"
 
 
 def test_secrets_reach_the_trainer_and_nobody_who_serves_agents(config):

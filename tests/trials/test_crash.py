@@ -1,6 +1,7 @@
 """kill -9 of the runner and of the gateway at the phases of a trial: nothing finished is lost or done twice, nothing is left behind."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -160,7 +161,7 @@ def test_the_reaper_takes_what_a_dead_run_left_and_nothing_else(tmp_path):
 
     tag, other = "reaper-test-one", "reaper-test-two"
     line = ["bash", "-c", "sleep 4322; true", f"{PROGRAM}/main.pyc", "-1"]
-    processes = {name: subprocess.Popen([*line, name]) for name in (tag, other)}
+    processes = {name: subprocess.Popen([*line, name], start_new_session=True) for name in (tag, other)}
     work = tmp_path / "work"
     (work / tag / "s1" / "rw").mkdir(parents=True)
     groups = []
@@ -180,6 +181,7 @@ def test_the_reaper_takes_what_a_dead_run_left_and_nothing_else(tmp_path):
         assert reaper.reap(tag, work) == reaper.Reaped()
     finally:
         for process in processes.values():
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with the sleep that the shell has started
             process.wait()
         reaper.reap(other, work)

@@ -13,6 +13,7 @@ from swerl.errors import SwerlError
 from swerl.record.events import EventLog
 from swerl.record.services import announce
 from swerl.trials.attempt import AttemptRunner
+from swerl.trials.backends import Docker
 from swerl.trials.clock import GatewayWatch
 from swerl.trials.gateway import GatewayAdmin, Session
 from swerl.trials.sandboxes import engine
@@ -21,8 +22,8 @@ from swerl.trials.settings import GRADING
 
 
 def test_which_environments_are_docker():
-    assert engine.is_docker({"type": "docker"}) and engine.is_docker({"import_path": "harbor.environments.docker.docker:DockerEnvironment"})
-    assert not engine.is_docker({"import_path": "swerl.trials.sandboxes.bubblewrap:BubblewrapEnvironment"})
+    assert Docker.runs({"type": "docker"}) and Docker.runs({"import_path": "harbor.environments.docker.docker:DockerEnvironment"})
+    assert not Docker.runs({"import_path": "swerl.trials.sandboxes.bubblewrap:BubblewrapEnvironment"})
 
 
 def test_where_a_container_finds_the_gateway():

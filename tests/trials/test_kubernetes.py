@@ -12,9 +12,9 @@ from kubernetes import config as k8s_config
 from kubernetes import watch
 from trialkit import FIX, Running, make_task, script
 
+from swerl.facts.sandbox import KUBERNETES
 from swerl.trials.sandboxes import cluster as cluster_access
 from swerl.trials.sandboxes import kubernetes
-from swerl.trials.settings import KUBERNETES
 
 pytestmark = [pytest.mark.trials, pytest.mark.slow]
 

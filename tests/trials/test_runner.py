@@ -193,6 +193,44 @@ def test_infrastructure_is_retried_in_a_new_session_and_a_new_sandbox(tmp_path, 
     asyncio.run(main())
 
 
+def test_attempts_wait_longer_each_time_and_the_cause_is_kept(tmp_path, task, monkeypatch):
+    """What is broken for a moment is not asked again at once: ``BACKOFF_S * 2**n`` with half to one and a half of it."""
+
+    async def broken(*args):
+        raise launch.SandboxStartFailed("the loop device is gone")
+
+    monkeypatch.setattr(launch, "start", broken)
+    monkeypatch.setattr("swerl.trials.scheduler.BACKOFF_S", 0.4)
+
+    async def main():
+        async with Running(tmp_path / "run", script(FIX), max_attempts=3) as running:
+            result = await running.run(task)
+            assert (result.outcome, result.graded, result.reward, result.attempts) == (Outcome.ENV_FAILED, False, None, 3)
+            assert "SandboxStartFailed" in result.error and "the loop device is gone" in result.error
+            failed, started = ([e["time"] for e in running.events(kind)] for kind in ("trial.failed", "trial.started"))
+            first, second = (again - before for before, again in zip(failed, started[1:], strict=False))
+            assert first >= 0.2 and second >= 0.4 and len(started) == 3
+
+    asyncio.run(main())
+
+
+def test_what_breaks_in_harbor_is_told_in_its_own_words(tmp_path, task, monkeypatch):
+    async def broken(*args, **kwargs):
+        raise RuntimeError("there is no field of this name")
+
+    monkeypatch.setattr("swerl.trials.attempt.Trial.create", broken)
+    monkeypatch.setattr("swerl.trials.scheduler.BACKOFF_S", 0.01)
+
+    async def main():
+        async with Running(tmp_path / "run", script(FIX), max_attempts=1) as running:
+            result = await running.run(task)
+            assert (result.outcome, result.graded) == (Outcome.INFRA_FAILED, False)
+            assert result.error == "RuntimeError: there is no field of this name"
+            assert running.events("trial.failed")[0]["error"] == result.error
+
+    asyncio.run(main())
+
+
 def test_what_cannot_be_judged_is_absent_never_zero(tmp_path):
     async def main():
         task = make_task(tmp_path, "mute", test_sh="#!/bin/bash\nexit 0\n")

@@ -4,21 +4,21 @@ from pathlib import Path
 
 from swerl.config import load
 from swerl.record.model import TrialRequest
-from swerl.trials.settings import BUBBLEWRAP, run_tag, settings_from
+from swerl.trials.backends import Bubblewrap
+from swerl.trials.settings import run_tag, settings_from
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def demo(**changes):
-    cfg = load(
-        ROOT / "config.yaml", profile="demo-cpu", overrides={key.replace("__", "."): value for key, value in changes.items()}, env={}
-    )
+    sets = {"experiment.runs_dir": "/nowhere/runs", **{key.replace("__", "."): value for key, value in changes.items()}}
+    cfg = load(ROOT / "config.yaml", profile="demo-cpu", overrides=sets, env={})
     return cfg, settings_from(cfg, cfg.run_dir)
 
 
 def test_the_demo_profile():
     cfg, settings = demo()
-    assert settings.harbor["environment"]["import_path"] == BUBBLEWRAP
+    assert settings.harbor["environment"]["import_path"] == Bubblewrap.path
     assert settings.harbor["agent"]["import_path"] == "swerl.trials.agents.mini:MiniAgent"
     assert settings.trials_dir == cfg.experiment.trials_dir and settings.trials_dir.is_relative_to(cfg.run_dir / "trials")
     assert settings.step_trials == cfg.training.train_batch_size * cfg.training.n_resp_per_prompt

@@ -25,8 +25,9 @@ from aiohttp import web
 
 from swerl.record.model import Identity, TrialRequest
 from swerl.record.services import announce
+from swerl.trials.backends import Bubblewrap
 from swerl.trials.service import Runner
-from swerl.trials.settings import BUBBLEWRAP, RunnerSettings
+from swerl.trials.settings import RunnerSettings
 
 TASK_TOML = """schema_version = "1.4"
 [task]
@@ -195,12 +196,11 @@ def settings_for(run_dir: Path, **changes: Any) -> RunnerSettings:
     )
     agent = {"override_timeout_sec": changes.pop("agent_timeout", None), "max_timeout_sec": None, **agent}
     settings = RunnerSettings(
-        run_id=run_dir.name,
         run_dir=run_dir,
         trials_dir=run_dir / "trials" / "project" / run_dir.name,
         harbor={
             "agent": agent,
-            "environment": {"import_path": BUBBLEWRAP, "kwargs": {}},
+            "environment": {"import_path": Bubblewrap.path, "kwargs": {}},
             "verifier": {"disable": changes.pop("disable_verifier", False)},
         },
         sandbox={"network": "gateway", "rootfs": None, "work_dir": str(run_dir / "sandboxes"), "limits": {"disk_mb": 64, "memory_mb": 512}},

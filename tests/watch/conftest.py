@@ -21,4 +21,4 @@ def stream(tmp_path):
 @pytest.fixture
 def stream_with(tmp_path):
     """The same with other keys: ``stream_with({"watch.steps": 1})``; not booted."""
-    return lambda sets: _module.Stream(tmp_path, **sets)
+    return lambda sets, root=tmp_path: _module.Stream(root, **sets)

@@ -48,12 +48,6 @@ class Done:
     stderr: bytes
 
 
-def is_docker(environment: Mapping[str, Any]) -> bool:
-    """Whether a run's ``environment`` (Harbor's field names) is our Docker environment, or Harbor's."""
-    named = environment.get("import_path") or environment.get("type") or ""
-    return named == "docker" or named.startswith(("harbor.environments.docker.", "swerl.trials.sandboxes.docker:"))
-
-
 def overlay(path: Path, run_tag: str, network: str, max_processes: int, others: Sequence[Path] = ()) -> Path:
     """Write the compose file laid over a trial's (JSON is YAML) to ``path``. ``others`` are the task's own compose files: what they declare
     is labelled too. Killed at once when it stops, because nothing in it is kept."""

@@ -20,7 +20,7 @@ import ssl
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal
@@ -64,11 +64,6 @@ class Options(ACKOptions):
     pull_policy: str = "IfNotPresent"
     name_prefix: str = "swerl"
     avoid_hosts: tuple[str, ...] = ()
-
-
-def is_ours(environment: Mapping[str, Any]) -> bool:
-    """Whether a run's ``environment`` (Harbor's field names) is this class."""
-    return (environment.get("import_path") or "").startswith("swerl.trials.sandboxes.kubernetes:")
 
 
 class KubernetesEnvironment(Foreign, ACKEnvironment):
