@@ -1,8 +1,8 @@
 """The kill drill: ``make drill SEEDS=10``. Evaluations on the scripted engine with kills drawn from a seed, beside an undisturbed one.
 
 A seed kills five times (SIGKILL), at phases of trials it draws: engine, gateway and runner, each at least once, and every other seed the
-whole tree first; after that the same command goes on. The table says per seed what was killed, what was lost or doubled, whether every trial has the reward that it has without
-kills, and the longest way back to useful work. Ends with 1 when a row is not as it should be.
+whole tree first; after that the same command goes on. The table says per seed what was killed, what was lost or doubled, whether every
+trial has the reward that it has without kills, and the longest way back to useful work. Ends with 1 when a row is not as it should be.
 """
 
 from __future__ import annotations
