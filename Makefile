@@ -101,8 +101,8 @@ test-fast: setup ## the tests under two minutes
 test-all: setup ## every test, the long ones too
 	@.venv/train/bin/python scripts/test.py all $(TESTS) $(ARGS)
 
-drill: setup ## kill a run's processes at random, over and over, and print what became of it (SEEDS=10)
-	@.venv/train/bin/python tests/crash/drill.py $(or $(SEEDS),10)
+drill: setup ## kill a run's processes at random, over and over, and print what became of it (SEEDS=10; WRITE=1 renews docs/results/drill.md)
+	@.venv/train/bin/python tests/crash/drill.py $(or $(SEEDS),10) $(if $(WRITE),--write)
 
 agents: setup ## install the coding agents of containers/agents.json, by hash, for sandboxes
 	@$(SWERL) env agents $(ARGS)

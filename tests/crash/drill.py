@@ -15,10 +15,24 @@ from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks" / "trials"))
 from crashkit import PHASES, Killer, Scene, kill_tree, through
+from results import machine
 
 KILLS = 5
 SERVICES = ("gateway", "runner", "engine")
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "results" / "drill.md"
+COLUMNS = "| seed | killed | lost | doubled | equal rewards | longest way back | took |"
+HEAD = """# The kill drill
+
+Written by `make drill SEEDS={seeds} WRITE=1`.
+
+Commit {commit}, {date}, {cores} cores, {memory_gib} GiB, load {load_before} before the start.
+
+Evaluations of twelve trials on the scripted engine; supervisor, gateway, runner and sandboxes are the real ones. Each seed kills five times
+with SIGKILL, at phases of trials it draws. The rewards are compared with those of an undisturbed evaluation. Real engines and trainers are
+killed in tests/e2e/test_kills.py.
+"""
 
 
 class Drawn(Killer):
@@ -66,17 +80,20 @@ def drill(seed: int, place: Path, undisturbed: dict[tuple[str, int], float]) -> 
     return row, lost == doubled == 0 and equal == len(undisturbed)
 
 
-def main(seeds: int) -> int:
+def main(seeds: int, write: bool = False) -> int:
+    where = machine()
     with tempfile.TemporaryDirectory(prefix="swerl-drill-") as folder:
         calm = Scene(Path(folder) / "undisturbed")
         calm.carry_out()
         expected, rows = rewards(calm), []
         for seed in range(seeds):
             rows.append(drill(seed, Path(folder) / str(seed), expected))
-    print("\n| seed | killed | lost | doubled | equal rewards | longest way back | took |\n|---|---|---|---|---|---|---|")
-    print("\n".join(row for row, _ in rows))
+    table = "\n".join([COLUMNS, "|---" * COLUMNS.count(" | ") + "|---|", *(row for row, _ in rows)])
+    print(f"\n{table}")
+    if write:
+        PAGE.write_text(f"{HEAD.format(seeds=seeds, **where)}\n{table}\n")
     return 0 if len(expected) == 12 and all(good for _, good in rows) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(main(int(sys.argv[1]), "--write" in sys.argv[2:]))
