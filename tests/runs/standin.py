@@ -152,7 +152,7 @@ def trainer(run_dir, steps):
 def left_on_purpose(line):
     """Tell the test session, where there is one, what to end (`left`)."""
     if "SWERL_TEST_STANDINS" in os.environ:
-        with open(os.environ["SWERL_TEST_STANDINS"], "a") as file:
+        with Path(os.environ["SWERL_TEST_STANDINS"]).open("a") as file:
             file.write(f"{line}\n")
 
 
