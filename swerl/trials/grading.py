@@ -83,6 +83,8 @@ class FreshVerifier(Verifier):
             return result
         finally:
             self.environment = where
+            self.findings += [Finding("link-outside", link) for link in fresh.refused_links[:8]]
+            self.findings += [Finding("left-out", name) for name in fresh.left_out[:8]]
             await asyncio.shield(fresh.stop(delete=True))
 
     @override

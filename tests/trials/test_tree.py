@@ -2,13 +2,12 @@
 
 import os
 import struct
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from swerl.trials.sandboxes.received import Bounds, files, inside, printable, read_file, remove
+from swerl.trials.sandboxes.received import files, inside, printable, read_file, remove
 from swerl.trials.sandboxes.tree import Unpacker, UnsafeEntry, pack
 
 
@@ -109,3 +108,55 @@ def test_a_stream_that_stops_early_is_an_error(tmp_path):
 def test_one_file_takes_the_name_it_was_asked_for(tmp_path):
     unpack(tmp_path / "renamed", entry(b"f", "file", b"x"), single=True)
     assert (tmp_path / "renamed").read_bytes() == b"x"
+
+
+def test_a_name_has_one_spelling_and_a_place_one_content(tmp_path):
+    """As archives of an agent's making could have it: a file under two spellings, a link that became a directory, a file a link."""
+    received = unpack(
+        tmp_path / "out", entry(b"f", "a//./f", b"1"), entry(b"f", "a/f", b"2"), entry(b"l", "d", b"a"), entry(b"f", "d/g", b"3")
+    )
+    assert received.written == ("a/f", "a/f", "d", "d/g") and received.links == ()
+    received = unpack(tmp_path / "more", entry(b"f", "f", b"1"), entry(b"l", "f", b"g"))
+    assert received.links == (("f", "g"),) and list(files(tmp_path / "more")) == []
+    with pytest.raises(UnsafeEntry, match="replace a directory"):
+        unpack(tmp_path / "out", entry(b"l", "a", b"d"))
+
+
+def test_a_received_tree_is_read_and_cleared_through_no_link(tmp_path):
+    """Not even where there should be none."""
+    outside, tree = tmp_path / "outside", tmp_path / "tree"
+    for place in (outside, tree / "d"):
+        place.mkdir(parents=True)
+        (place / "f").write_text(str(place))
+    (tree / "up").symlink_to("..")
+    (tree / "out").symlink_to(outside)
+    (tree / "file").symlink_to(outside / "f")
+    os.mkfifo(tree / "pipe")
+    reached = ("up/outside/f", "out/f", "file", "../outside/f", str(outside / "f"), "pipe", "d", "d/../../outside/f", "", ".", "a\0b")
+    assert [read_file(tree, name, 1000) for name in reached] == [None] * len(reached)
+    assert read_file(tree, "d/f", 1000) == str(tree / "d").encode() and read_file(tree, "d/f", 3) is None
+    assert list(files(tree)) == [("d/f", len(str(tree / "d")))]
+    remove(tree, ["up/outside", "out/f", "..", "d/..", "../outside", str(outside), "", "nothing"])
+    assert (outside / "f").is_file() and (tree / "d" / "f").is_file()
+    remove(tree, ["out", "file", "pipe", "d"])
+    assert [path.name for path in tree.iterdir()] == ["up"] and (outside / "f").is_file()
+
+
+@pytest.mark.parametrize("target", ["b", "./b", "../x/b", "d/e", "b/", "d/./e/.."])
+def test_links_that_stay(target):
+    assert inside({"x/a": target}) == {"x/a": target}
+
+
+@pytest.mark.parametrize(
+    "target", ["", "/", "/etc", "..", "../..", "../../b", "b/../../..", "a\0", "/".join("a" * 300), "l/..", "l/x", "l/."]
+)
+def test_links_that_do_not_stay(target):
+    assert inside({"a": target, "l": "d"}) == {"l": "d"}
+
+
+@given(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8")))
+def test_printable_names_are_text_that_a_terminal_shows_and_differ_where_names_do(one, other):
+    for name in (one, one + "\udcff", one + "\ud800"):
+        assert printable(name).isprintable() and printable(name).encode() is not None
+    assert (printable(one) == printable(other)) == (one == other)
+    assert printable("a\udcff\n\x1b\\") == "a\\xff\\n\\x1b\\\\"

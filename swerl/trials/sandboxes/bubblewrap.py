@@ -26,7 +26,7 @@ from swerl.errors import fail
 from swerl.trials.sandboxes import dockerfile, launch
 from swerl.trials.sandboxes.filtered import Filtered
 from swerl.trials.sandboxes.gradable import FORGET_HISTORY, LOG_BOUNDS, SandboxExhausted, SandboxKilled
-from swerl.trials.sandboxes.received import Bounds, Received
+from swerl.trials.sandboxes.received import USUAL, Bounds, Received
 from swerl.trials.sandboxes.relay import Relay
 from swerl.trials.sandboxes.spec import DEFAULT_PATH, Limits, Mount, SandboxSpec
 from swerl.trials.sandboxes.wire import Finished, SandboxDied, SandboxRefused
@@ -277,7 +277,7 @@ class BubblewrapEnvironment(Filtered, BaseEnvironment):
             await self.sandbox.channel.upload(Path(source_dir), str(target_dir))
 
     async def download_file(self, source_path: str, target_path: Path | str) -> None:
-        await self.sandbox.channel.download(str(source_path), Path(target_path), single=True, bounds=Bounds())
+        await self.sandbox.channel.download(str(source_path), Path(target_path), single=True, bounds=USUAL)
 
     async def download_dir(self, source_dir: str, target_dir: Path | str) -> None:
         got = await self.sandbox.channel.download(str(source_dir), Path(target_dir), single=False, bounds=LOG_BOUNDS)
@@ -292,8 +292,8 @@ class BubblewrapEnvironment(Filtered, BaseEnvironment):
 
     @contextlib.asynccontextmanager
     async def _blamed(self, refusals: bool = False) -> AsyncIterator[None]:
-        """Say what ended a sandbox, by what the host knows of it. After the agent's turn process 1 does what it is asked unless the agent has
-        made that impossible: then ``refusals`` are its doing too."""
+        """Say what ended a sandbox, by what the host knows of it. After the agent's turn process 1 does what it is asked unless the agent
+        has made that impossible: then ``refusals`` are its doing too."""
         try:
             yield
         except SandboxDied as error:

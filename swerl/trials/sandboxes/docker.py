@@ -29,7 +29,7 @@ from swerl.trials.sandboxes import engine
 from swerl.trials.sandboxes.foreign import Foreign, as_root, too_long
 from swerl.trials.sandboxes.gradable import LOG_BOUNDS, ImagePullFailed, SandboxExhausted
 from swerl.trials.sandboxes.netns import listen_inside, refused
-from swerl.trials.sandboxes.received import Bounds, Received, read_file
+from swerl.trials.sandboxes.received import USUAL, Bounds, Received, read_file
 from swerl.trials.sandboxes.relay import Relay
 from swerl.trials.sandboxes.tree import UnsafeEntry, unpack
 
@@ -248,8 +248,8 @@ class DockerEnvironment(Foreign, harbor.DockerEnvironment):
 
     async def _get_file(self, container: str, source: str, target: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            await self._get(container, source, Path(folder), Bounds(), cut=False)
-            data = await asyncio.to_thread(read_file, Path(folder), PurePosixPath(source).name, Bounds().total_bytes)
+            await self._get(container, source, Path(folder), USUAL, cut=False)
+            data = await asyncio.to_thread(read_file, Path(folder), PurePosixPath(source).name, USUAL.total_bytes)
             if data is None:
                 raise RuntimeError(f"{source} in container {container[:12]} is not a regular file")
             target.parent.mkdir(parents=True, exist_ok=True)

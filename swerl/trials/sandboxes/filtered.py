@@ -1,7 +1,7 @@
 """Harbor's downloads of parts of a directory, by way of the whole: the bounded, linkless transfer, and a choice among the files it left.
 
 Harbor's own pack the part inside and extract that archive here, with its links, in the event loop. `Filtered` is mixed in before Harbor's
-class; ``download_dir`` is the environment's.
+class; ``service_download_dir`` is the environment's.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,8 +20,8 @@ from swerl.trials.sandboxes.received import files
 
 
 class Filtered:
-    async def download_dir(self, source_dir: str, target_dir: Path | str) -> None:
-        raise NotImplementedError
+    trial_paths: Any
+    service_download_dir: Callable[..., Awaitable[None]]
 
     async def download_dir_filtered(
         self,
@@ -37,19 +37,27 @@ class Filtered:
         def chosen(names: list[str]) -> list[str]:
             return [*filter_paths_by_patterns(names, include=include, exclude=exclude), *(n for n in names if n in (protect or ()))]
 
-        await self._download_chosen(source_dir, Path(target_dir), chosen)
+        await self._download_chosen(source_dir, Path(target_dir), chosen, None)
 
     async def download_dir_with_exclusions(self, *, source_dir: str, target_dir: Path | str, exclude: list[str]) -> None:
         """All files but those that a pattern of tar's would leave out."""
-        await self._download_chosen(source_dir, Path(target_dir), lambda names: [n for n in names if not _tar_excludes(n, exclude)])
+        await self.service_download_dir_with_exclusions(source_dir=source_dir, target_dir=target_dir, exclude=exclude)
 
-    async def _download_chosen(self, source_dir: str, target: Path, chosen: Callable[[list[str]], list[str]]) -> None:
-        with tempfile.TemporaryDirectory(dir=self._staging(), prefix="part-") as staged:
-            await self.download_dir(source_dir, staged)
-            await asyncio.to_thread(_move, Path(staged), target, chosen)
+    async def service_download_dir_with_exclusions(
+        self, *, source_dir: str, target_dir: Path | str, exclude: list[str], service: str | None = None
+    ) -> None:
+        def chosen(names: list[str]) -> list[str]:
+            return [name for name in names if not _tar_excludes(name, exclude)]
 
-    def _staging(self) -> Any:
-        return self.trial_paths.trial_dir  # type: ignore[attr-defined]
+        await self._download_chosen(source_dir, Path(target_dir), chosen, service)
+
+    async def _download_chosen(self, source: str, target: Path, chosen: Callable[[list[str]], list[str]], service: str | None) -> None:
+        staged = Path(tempfile.mkdtemp(dir=self.trial_paths.trial_dir, prefix="part-"))
+        try:
+            await self.service_download_dir(source, staged, service=service)
+            await asyncio.to_thread(_move, staged, target, chosen)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, staged, ignore_errors=True)
 
 
 def _move(staged: Path, target: Path, chosen: Callable[[list[str]], list[str]]) -> None:

@@ -37,7 +37,7 @@ from swerl.errors import fail
 from swerl.trials.sandboxes.cluster import BUSY, LABEL, NETWORK_LABEL, PATIENCE_S, ClusterAway, Patient, configuration, policy
 from swerl.trials.sandboxes.foreign import Foreign, too_long
 from swerl.trials.sandboxes.gradable import LOG_BOUNDS, ImagePullFailed, SandboxExhausted
-from swerl.trials.sandboxes.received import Bounds, Received, read_file
+from swerl.trials.sandboxes.received import USUAL, Bounds, Received, read_file
 from swerl.trials.sandboxes.tree import UnsafeEntry, unpack
 
 KEPT_BYTES = 8 << 20  # of each stream of one command; more is read and dropped
@@ -313,8 +313,8 @@ class KubernetesEnvironment(Foreign, ACKEnvironment):
         source, target = PurePosixPath(source_path), Path(target_path)
         with tempfile.TemporaryDirectory() as folder:
             line = ["tar", "-c", "-f", "-", "-C", str(source.parent), "--", source.name]
-            await self._get(line, Path(folder), str(source), Bounds(), cut=False)
-            data = await asyncio.to_thread(read_file, Path(folder), source.name, Bounds().total_bytes)
+            await self._get(line, Path(folder), str(source), USUAL, cut=False)
+            data = await asyncio.to_thread(read_file, Path(folder), source.name, USUAL.total_bytes)
             if data is None:
                 raise RuntimeError(f"{source_path} in pod {self.pod_name} is not a regular file")
             target.parent.mkdir(parents=True, exist_ok=True)

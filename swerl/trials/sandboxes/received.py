@@ -32,11 +32,14 @@ class Bounds:
     links: int = 2048
 
 
+USUAL = Bounds()
+
+
 @dataclass(frozen=True, slots=True)
 class Received:
     """What a stream held. ``written``: names of files and directories on the host and of ``links``; ``known``: those of them that the
-    baseline knew; ``gone``: names reported gone; ``links``: (name, target) of links that stay inside; ``refused``: ``name -> target`` of
-    those that do not; ``left_out``: names of what was over a bound, where the transfer may be cut."""
+    baseline knew; ``gone``: names reported gone; ``links``: (name, target) of links that stay inside; ``refused``: ``name -> target``
+    of those that do not; ``left_out``: names of what was over a bound, where the transfer may be cut."""
 
     written: tuple[str, ...]
     known: tuple[str, ...]
@@ -47,8 +50,8 @@ class Received:
 
 
 def inside(links: dict[str, str]) -> dict[str, str]:
-    """Those of ``links`` (name -> target) that stay below the root: relative, never above it, and through no other of them on the way, since
-    a link that goes up makes the text of the next one mean something else. The last component may be a link that stays inside itself."""
+    """Those of ``links`` (name -> target) that stay below the root: relative, never above it, and through no other of them on the way,
+    since a link that goes up makes the text of the next one mean something else. The last component may be a link that stays itself."""
     return {name: target for name, target in links.items() if _stays(name, target, links)}
 
 
@@ -71,19 +74,25 @@ def _stays(name: str, target: str, links: dict[str, str]) -> bool:
 
 def printable(name: str) -> str:
     """A name or text of a sandbox's for records and screens: valid Unicode without control characters, different for different names."""
-    whole = name.replace("\\", "\\\\").encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in whole)
+    return "".join(c if c.isprintable() and c != "\\" else _escaped(c) for c in name)
+
+
+def _escaped(char: str) -> str:
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode() if code < 0x80 else f"\\U{code:08x}"
 
 
 def read_file(root: Path, name: str, limit_bytes: int) -> bytes | None:
     """The regular file ``name`` below ``root``; None for what is none, is reached through a link, or is larger than the limit."""
     try:
-        fd = _open(root, PurePosixPath(name).parts)
+        fd = _open(root, _parts(name))
     except OSError:
         return None
     try:
         info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode) or info.st_dev != os.stat(root).st_dev or info.st_size > limit_bytes:
+        if not stat.S_ISREG(info.st_mode) or info.st_dev != root.stat().st_dev or info.st_size > limit_bytes:
             return None
         with os.fdopen(os.dup(fd), "rb") as file:
             data = file.read(limit_bytes + 1)
@@ -106,8 +115,8 @@ def files(root: Path) -> Iterator[tuple[str, int]]:
 def remove(root: Path, names: Iterable[str]) -> None:
     """Remove files and directories below ``root``; what is not there, or is reached through a link, stays as it is."""
     for name in names:
-        *above, last = PurePosixPath(name).parts
         try:
+            *above, last = _parts(name)
             parent = _open(root, tuple(above), directory=True)
         except OSError:
             continue
@@ -122,10 +131,16 @@ def remove(root: Path, names: Iterable[str]) -> None:
             os.close(parent)
 
 
+def _parts(name: str) -> tuple[str, ...]:
+    """FileNotFoundError for what is no name below a tree."""
+    parts = PurePosixPath(name).parts
+    if not parts or any(part in ("..", "/") or "\0" in part for part in parts):
+        raise FileNotFoundError(f"no name below a received tree: {name!r}")
+    return parts
+
+
 def _open(root: Path, parts: tuple[str, ...], directory: bool = False) -> int:
-    """A descriptor of what is there, each component opened below the one before it. OSError for a link, and for a name that leaves."""
-    if not directory and not parts or any(part in ("..", "/") or "\0" in part for part in parts):
-        raise FileNotFoundError(f"no name below a received tree: {parts}")
+    """A descriptor of what is there, each component opened below the one before it. OSError for a link."""
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     for at, part in enumerate(parts, 1):
         try:

@@ -8,6 +8,7 @@ and named where the transfer may be cut. What goes in (`pack`) is the host's, wi
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 import struct
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from swerl.trials.sandboxes.received import Bounds, Received, inside
+from swerl.trials.sandboxes.received import USUAL, Bounds, Received, inside
 
 _HEAD = struct.Struct("<cIQH")
 _CHUNK = 1 << 16
@@ -28,10 +29,6 @@ _KNOWN = 0o1000000  # in an entry's mode: the sandbox's baseline knew the name
 
 class UnsafeEntry(ValueError):
     """An entry from a sandbox that would leave the directory it is written to, or one more than there may be."""
-
-
-class TornArchive(UnsafeEntry):
-    """An archive that ends too early or is none."""
 
 
 def _head(kind: bytes, mode: int, size: int, name: str, known: bool = False) -> bytes:
@@ -81,39 +78,11 @@ def _pack_file(path: Path, name: str) -> Iterator[bytes]:
             yield data
 
 
-def from_tar(file: BinaryIO, known: Callable[[str], bool]) -> Iterator[bytes]:
-    """An archive that came out of a sandbox, as a stream for `Unpacker`. A second name of a file becomes a file; what is neither file, link
-    nor directory carries nothing and is left out. Never a compressed one: a few bytes of that are any number of files. TornArchive."""
-    regular: dict[str, tarfile.TarInfo] = {}
-    try:
-        archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 (the file is the caller's)
-        for member in archive:
-            name = member.name.removeprefix("./")
-            if member.isdir() and name not in (".", ""):
-                yield _head(b"d", member.mode, 0, name, known(name))
-            elif member.issym():
-                target = member.linkname.encode(errors="surrogateescape")
-                yield _head(b"l", 0o777, len(target), name, known(name)) + target
-            elif member.isreg() or member.islnk():
-                # The first name of a second one is looked up here: `extractfile` would follow links of the archive's, in circles too.
-                first = regular.get(member.linkname.removeprefix("./")) if member.islnk() else member
-                if first is None:
-                    continue
-                regular[name] = first
-                yield _head(b"f", member.mode, first.size, name, known(name))
-                body = archive.extractfile(first)
-                assert body is not None
-                while data := body.read(_CHUNK):
-                    yield data
-    except (tarfile.TarError, KeyError, ValueError, EOFError, OSError, OverflowError, struct.error) as error:
-        raise TornArchive(f"the archive is not whole: {error}") from error
-
-
 class Unpacker:
     """Writes a sandbox's stream below ``target``, or (``single``) to the file ``target``. ``feed`` raises UnsafeEntry and OSError; with
     ``cut`` what is over a bound is left out instead. Blocks: `feed` and `close` belong into a thread."""
 
-    def __init__(self, target: Path, single: bool, bounds: Bounds = Bounds(), cut: bool = False):
+    def __init__(self, target: Path, single: bool, bounds: Bounds = USUAL, cut: bool = False):
         self._turn = threading.Lock()  # a transfer that is given up ends between two visits to the disk
         self._rename = target.name if single else None
         self._bounds, self._cut = bounds, cut
@@ -124,6 +93,7 @@ class Unpacker:
         self._file: int | None = None
         self._left = self._skip = self._entries = 0
         self._budget = bounds.total_bytes
+        self._directories = {"."}
         self._written: list[str] = []
         self._known: list[str] = []
         self._gone: list[str] = []
@@ -147,15 +117,14 @@ class Unpacker:
                 if self._skip:
                     return
             if self._file is not None:
-                written = os.write(self._file, memoryview(buffer)[: self._left].tobytes()) if buffer and self._left else 0
+                written = os.write(self._file, memoryview(buffer)[: self._left].tobytes()) if buffer else 0
                 del buffer[:written]
                 self._left -= written
                 if self._left:
                     if not buffer:
                         return
                     continue
-                os.close(self._file)
-                self._file = None
+                self._end_file()
             if len(buffer) < _HEAD.size:
                 return
             kind, mode, size, name_len = _HEAD.unpack_from(buffer)
@@ -168,7 +137,8 @@ class Unpacker:
             name = bytes(buffer[_HEAD.size : end]).decode(errors="surrogateescape")
             link = bytes(buffer[end:whole]).decode(errors="surrogateescape")
             del buffer[:whole]
-            self._entry(kind, mode, size, self._rename or name, link)
+            if not self._enter(kind, mode, size, self._rename or name, link) and kind == b"f":
+                self._skip = size
 
     def close(self) -> Received:
         """Ends the stream. ValueError when it stopped inside an entry; where it may be cut, that entry is left out."""
@@ -189,25 +159,33 @@ class Unpacker:
                     os.close(fd)
             self._file, self._root = None, -1
 
-    def _entry(self, kind: bytes, mode: int, size: int, name: str, link: str) -> None:
+    def entry(self, kind: bytes, mode: int, size: int, name: str, link: str = "") -> bool:
+        """One entry whose body, if it is taken (True), is fed next: exactly ``size`` bytes."""
+        with self._turn:
+            return self._enter(kind, mode & (0o777 | _KNOWN), size, name, link)
+
+    def _enter(self, kind: bytes, mode: int, size: int, name: str, link: str) -> bool:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name or kind not in _KINDS:
             raise UnsafeEntry(f"refused entry {kind!r} {name[:200]!r}")
+        name = str(path)  # one name has one spelling
         over = self._over(kind, size, path)
         if over:
             self._leave_out(name, over)
-            self._skip = size if kind == b"f" else 0
-        elif kind == b"x":
+            return False
+        if kind == b"x":
             self._gone.append(name)
-        else:
-            self._links.pop(name, None)
-            if kind == b"l":
-                self._links[name] = link
-            else:
-                self._make(kind, mode, size, path)
-            self._written.append(name)
-            if mode & _KNOWN:
-                self._known.append(name)
+            return True
+        for above in path.parents if self._links else ():  # a directory of ours by now
+            self._links.pop(str(above), None)
+        self._links.pop(name, None)
+        self._make(kind, mode, size, path)
+        if kind == b"l":
+            self._links[name] = link
+        self._written.append(name)
+        if mode & _KNOWN:
+            self._known.append(name)
+        return True
 
     def _over(self, kind: bytes, size: int, path: PurePosixPath) -> str | None:
         """The bound that an entry is over, in words; else it is counted."""
@@ -224,11 +202,15 @@ class Unpacker:
             size = 0
             if len(self._links) >= bounds.links:
                 return f"more than {bounds.links} links"
-        if self._entries >= bounds.entries:
+        made = list(itertools.takewhile(lambda above: above not in self._directories, map(str, path.parents)))
+        if self._entries + len(made) >= bounds.entries:
             return f"more than {bounds.entries} entries"
         if size > bounds.file_bytes or size > self._budget:
             return f"more than {min(bounds.file_bytes, bounds.total_bytes) >> 20} MiB"
-        self._entries += 1
+        self._entries += len(made) + 1
+        self._directories.update(made)
+        if kind == b"d":
+            self._directories.add(str(path))
         self._budget -= size
         return None
 
@@ -243,13 +225,21 @@ class Unpacker:
         try:
             if kind == b"d":
                 os.close(_child_dir(parent, path.name))
-            else:
-                _remove(parent, path.name)
+                return
+            _remove(parent, path.name)
+            if kind == b"f":
                 self._file = os.open(path.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=parent)
                 os.fchmod(self._file, (mode & 0o777) | 0o600)
                 self._left = size
+                if size == 0:
+                    self._end_file()
         finally:
             os.close(parent)
+
+    def _end_file(self) -> None:
+        assert self._file is not None
+        os.close(self._file)
+        self._file = None
 
     def _open_parents(self, parts: tuple[str, ...]) -> int:
         fd = os.dup(self._root)
@@ -261,18 +251,39 @@ class Unpacker:
 
 
 def unpack(
-    archive: BinaryIO, target: Path, bounds: Bounds = Bounds(), cut: bool = False, known: Callable[[str], bool] = lambda _: False
+    archive: BinaryIO, target: Path, bounds: Bounds = USUAL, cut: bool = False, known: Callable[[str], bool] = lambda _: False
 ) -> Received:
     """Write a tar file that came out of a sandbox below ``target``. UnsafeEntry when it leads outside, and, unless it may be ``cut``, when
-    it is not whole or over a bound. Blocks."""
+    it is not whole or over a bound. Blocks. A file under a second name becomes a file; what is neither file, link nor directory carries
+    nothing and is left out. A compressed archive is none: a few bytes of it are any number of files."""
     unpacker = Unpacker(target, False, bounds, cut)
+    regular: dict[str, tarfile.TarInfo] = {}
     try:
-        for chunk in from_tar(archive, known):
-            unpacker.feed(chunk)
+        with tarfile.open(fileobj=archive, mode="r:") as tar:
+            for member in tar:
+                name = member.name.removeprefix("./")
+                flag = _KNOWN if known(name) else 0
+                if member.isdir() and name not in (".", ""):
+                    unpacker.entry(b"d", member.mode | flag, 0, name)
+                elif member.issym():
+                    unpacker.entry(b"l", flag, 0, name, member.linkname)
+                elif member.isreg() or member.islnk():
+                    # The first name of a second one is looked up here: `extractfile` would follow links of the archive's, in circles too.
+                    first = regular.get(member.linkname.removeprefix("./")) if member.islnk() else member
+                    if first is None:
+                        continue
+                    regular[name] = first
+                    if unpacker.entry(b"f", member.mode | flag, first.size, name):  # else a hole of any size would be read
+                        body = tar.extractfile(first)
+                        assert body is not None
+                        while data := body.read(_CHUNK):
+                            unpacker.feed(data)
         return unpacker.close()
-    except TornArchive:
+    except UnsafeEntry:
+        raise
+    except (tarfile.TarError, KeyError, ValueError, EOFError, OverflowError, struct.error) as error:
         if not cut:
-            raise
+            raise UnsafeEntry(f"the archive is not whole: {error}") from error
         return unpacker.close()
     finally:
         unpacker.abort()

@@ -2,7 +2,7 @@
 
 `Channel` belongs to one event loop. Every method raises `SandboxDied` when the sandbox ends first and `SandboxRefused` when process 1
 answers with a failure or, to anything but a command, not at all within `ANSWER_S`. Cancelling `run` kills the command's process group
-inside before the cancellation goes on. What comes out is written in threads.
+inside before the cancellation goes on. Files are read and written in threads.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,17 +96,10 @@ class Channel:
         ident, pending = self._open()
         try:
             self._send(ident, b"U", ("d" if source.is_dir() else "f").encode() + b"\0" + target.encode(errors="surrogateescape"))
-            batch = bytearray()
-            for piece in tree.pack(source, links):
-                batch += piece
-                if len(batch) >= _BATCH:
-                    self._send(ident, b"D", bytes(batch))
-                    batch.clear()
-                    await self._writer.drain()
-                    if pending.done.done():
-                        break
-            if batch:
-                self._send(ident, b"D", bytes(batch))
+            pieces = tree.pack(source, links)
+            while (batch := await asyncio.to_thread(_batch, pieces)) and not pending.done.done():
+                self._send(ident, b"D", batch)
+                await self._writer.drain()
             self._send(ident, b"E")
             await self._answer(pending)
         finally:
@@ -229,6 +222,16 @@ class Channel:
             pending.done.set_result(payload)
         elif kind == b"!":
             pending.done.set_exception(SandboxRefused(payload.decode(errors="replace")))
+
+
+def _batch(pieces: Iterator[bytes]) -> bytes:
+    """Empty when there is nothing more."""
+    batch = bytearray()
+    for piece in pieces:
+        batch += piece
+        if len(batch) >= _BATCH:
+            break
+    return bytes(batch)
 
 
 def _finish(unpacker: tree.Unpacker, data: bytes) -> Received:

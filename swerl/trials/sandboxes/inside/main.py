@@ -3,7 +3,8 @@
 Standard library only, and of that only modules written in C (start-up is part of every trial's cost). The modules of this directory are
 compiled once per root filesystem and handed to the sandbox as data; nothing is imported after the start, so a tampered root filesystem
 cannot reach it later. It cannot be killed (process 1 of its namespace, without a handler that a signal could reach), limited or traced (the
-filter) or read through /proc/1 (not dumpable) by the commands it runs. Arguments: a descriptor of the runner's for `hand_over` or -1, and the run's tag, which only the reaper reads.
+filter) or read through /proc/1 (not dumpable) by the commands it runs. Arguments: a descriptor of the runner's for `hand_over` or -1, and
+the run's tag, which only the reaper reads.
 
 Frames in both directions: length u32 | id u32 | kind u8 | payload (little endian). Text payloads are fields joined by NUL.
   in   I limits: nproc, fsize, nofile, data, port, door   X command: cwd, timeout in ms, bytes kept per stream, command, K=V ...
