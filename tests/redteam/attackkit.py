@@ -54,9 +54,8 @@ def play(tmp_path: Path, *commands: str, policy: Any = None, task: Path | None =
     """One trial of `make_task` (or ``task``) with one attempt, whose agent runs the commands, one a turn, and ends."""
 
     async def main() -> Played:
-        where = task or make_task(
-            tmp_path, test_sh=CARELESS, **{k: settings.pop(k) for k in ("files", "verifier_timeout") if k in settings}
-        )
+        made = {name: settings.pop(name) for name in ("files", "verifier_timeout") if name in settings}
+        where = task or make_task(tmp_path, test_sh=CARELESS, **made)
         sandbox = settings_for(tmp_path).sandbox
         sandbox = {**sandbox, "limits": {**sandbox["limits"], "inodes": 200_000}}
         how = {"max_attempts": 1, "agent": agent, "sandbox": sandbox, **settings}
