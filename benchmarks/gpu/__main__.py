@@ -10,6 +10,7 @@ MFU counts 6 operations per parameter and token and the attention's, against 989
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import statistics
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +67,7 @@ REHEARSAL = (Case("4x32 in 64", 4, 32, 64), Case("2x64, no checkpointing", 2, 64
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """``seconds`` of each repetition after the first, which is ``first_s``. ``compiled``: (count, seconds) before and in the repetitions."""
+    """``seconds`` of each repetition after the first, which is ``first_s``. ``compiled``: (count, seconds) in the first, then."""
 
     what: str
     case: str
@@ -227,10 +229,7 @@ class Bench:
             with engine.eval_mode(), self.torch.no_grad():
                 engine.infer_batch(self.batch(case, fused, 3))
 
-        figures = [self.measure(f"{word}: update", case, 3, update), self.measure(f"{word}: log-probabilities", case, 1, score)]
-        del engine
-        self.free()
-        return figures
+        return [self.measure(f"{word}: update", case, 3, update), self.measure(f"{word}: log-probabilities", case, 1, score)]
 
     # The bare loop
 
@@ -267,14 +266,9 @@ class Bench:
             optimizer.step()
             optimizer.zero_grad()
 
-        figures = [self.measure("bare loop: update", case, 3, update)]
-        del model, optimizer
-        self.free()
-        return figures
+        return [self.measure("bare loop: update", case, 3, update)]
 
     def free(self) -> None:
-        import gc
-
         gc.collect()
         if self.cuda:
             self.torch.cuda.empty_cache()
@@ -310,7 +304,10 @@ def main(arguments: Sequence[str]) -> int:
     for case in cases:
         if given.case and case.name not in given.case:
             continue
-        figures += [*bench.bare(case), *bench.with_engine(case), *(bench.with_engine(case, fused=False) if given.logits else [])]
+        ways = [bench.bare, bench.with_engine, *([partial(bench.with_engine, fused=False)] if given.logits else [])]
+        for way in ways:
+            figures += way(case)
+            bench.free()  # what the way held is gone with it
         record = {"machine": machine(), "commit": commit(), "shape": shape, "figures": [{**asdict(f), "rate": f.rate} for f in figures]}
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(json.dumps(record, indent=1) + "\n")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ class Packing:
         starts = offsets.tolist()
         if padding:
             starts.append(starts[-1] + padding)
-        longest = max(end - start for start, end in zip(starts, starts[1:], strict=False))
+        longest = max(end - start for start, end in pairwise(starts))
         return cls(torch.tensor(starts, dtype=torch.int32, device=offsets.device), max(longest, SHORTEST), starts[-1])
 
     def arguments(self) -> dict[str, Any]:

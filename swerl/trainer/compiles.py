@@ -1,7 +1,8 @@
 """Counts what is compiled at run time in this process: flash-attn-4's kernels (CuTe), Triton's, and torch.compile's graphs.
 
 A step that compiles is slow for a reason that no profile of the device shows, and one that compiles after the first steps will go on: a
-key changes that should not. Hooks: ``torch._dynamo.callback``, ``triton.knobs.compilation.listener`` and the class of ``cutlass.cute.compile``.
+key changes that should not. Hooks: ``torch._dynamo.callback``, ``triton.knobs.compilation.listener`` and the class of
+``cutlass.cute.compile``.
 """
 
 from __future__ import annotations
