@@ -3,7 +3,7 @@
 ``make bench BENCH=gpu`` writes build/gpu-bench.json. Options: ``--case=NAME`` (one of those printed), ``--shape=NAME``, ``--out=FILE``,
 ``--rehearse`` (a tiny shape without a GPU: the same code, no figures worth keeping). Weights are random. The engine is `trainer.engine`
 with the values that `render.verl` gives; the bare loop is the same transformers model with the same attention: forward, backward, fused
-AdamW on float32 weights under autocast, log-probabilities by chunks. Tokens/s is the median of the repetitions, with the least and most;
+AdamW, all on bfloat16 weights (a ceiling, no way to train), log-probabilities by chunks. Tokens/s is the median of the repetitions, with the least and most;
 MFU counts 6 operations per parameter and token and the attention's, against 989 TFLOP/s, and no recomputation.
 """
 
@@ -243,7 +243,7 @@ class Bench:
         torch = self.torch
         attention.install()
         flash_attention._flash_attention_forward = monkey_patch._ulysses_flash_attention_forward
-        model = AutoModelForCausalLM.from_pretrained(self.model, dtype=torch.float32, attn_implementation=self.attention).to(self.device)
+        model = AutoModelForCausalLM.from_pretrained(self.model, dtype=torch.bfloat16, attn_implementation=self.attention).to(self.device)
         if case.checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         logprobs.install(model)
