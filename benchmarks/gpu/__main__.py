@@ -306,7 +306,11 @@ def main(arguments: Sequence[str]) -> int:
     for case in cases:
         if given.case and case.name not in given.case:
             continue
-        ways = [*([bench.bare] if given.bare else []), bench.with_engine, *([partial(bench.with_engine, fused=False)] if given.logits else [])]
+        ways = [
+            *([bench.bare] if given.bare else []),
+            bench.with_engine,
+            *([partial(bench.with_engine, fused=False)] if given.logits else []),
+        ]
         for way in ways:
             figures += way(case)
             bench.free()  # what the way held is gone with it
