@@ -120,7 +120,8 @@ class Bench:
         self.torch, self.shape, self.attention, self.repetitions = torch, shape, attention, repetitions
         self.cuda = torch.cuda.is_available()
         self.device = "cuda" if self.cuda else "cpu"
-        self.model = policy(shape, Path(tempfile.mkdtemp(prefix="swerl-bench-")))
+        self._folder = tempfile.TemporaryDirectory(prefix="swerl-bench-")
+        self.model = policy(shape, Path(self._folder.name))
         from swerl.trainer import compiles
 
         self.compiles = compiles.counter()
