@@ -41,6 +41,9 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr, flush=True)
         EventLog(run.events_of("trainer"), "trainer").emit("trainer.failed", durable=True, problems=[p.as_dict() for p in error.problems])
         return LOST if error.problems[0].id in _LOSSES else 1
+    except Exception as error:  # told apart from an end without a word, as Ray's when its own processes die
+        EventLog(run.events_of("trainer"), "trainer").emit("trainer.raised", durable=True, error=f"{type(error).__name__}: {error}"[:2000])
+        raise
 
 
 def train(run: RunDir, recorded: Path | None = None, last_step: int | None = None) -> int:
@@ -114,18 +117,36 @@ def launch(config) -> str:
         cause = error.as_instanceof_cause()
         if isinstance(cause, SwerlError):
             raise cause from error
-        if isinstance(cause, ray.exceptions.RayActorError):
-            raise _lost(cause) from error
+        root: BaseException = error
+        while isinstance(root, ray.exceptions.RayTaskError):
+            root = root.cause
+        if isinstance(root, _losses()):
+            raise _lost(root) from error
         raise
-    except (ray.exceptions.RayActorError, ray.exceptions.RaySystemError, ray.exceptions.NodeDiedError) as error:
+    except _losses() as error:
         raise _lost(error) from error
     finally:
         ray.shutdown()
 
 
-def _lost(error: Exception) -> SwerlError:
+def _losses() -> tuple[type[BaseException], ...]:
+    """What Ray raises for a process that is gone."""
+    from ray import exceptions as said
+
+    return (
+        said.RayActorError,
+        said.WorkerCrashedError,
+        said.NodeDiedError,
+        said.ObjectLostError,
+        said.RaySystemError,
+        said.LocalRayletDiedError,
+    )
+
+
+def _lost(error: BaseException) -> SwerlError:
     remedy = "read the trainer's log for its last words; the run starts the trainer again from its newest checkpoint"
-    return fail("SWERL-R121", f"a process of the training is gone: {str(error).strip().splitlines()[0]}", remedy)
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return fail("SWERL-R121", f"a process of the training is gone: {said}", remedy)
 
 
 def start_ray(config) -> None:

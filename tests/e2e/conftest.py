@@ -100,11 +100,12 @@ class Run:
         os.kill(started[-1]["pid"], signal.SIGKILL)
 
     def descendant(self, title: str) -> int:
-        """The living process of the run whose command begins with ``title``."""
+        """A living process of the run whose command begins with ``title``, or is the program of that name."""
         token = self.dir.token.read_bytes().strip()
         for path in PROC.glob("[0-9]*"):
             try:
-                if (path / "cmdline").read_text().startswith(title) and token in (path / "environ").read_bytes():
+                command = (path / "cmdline").read_text().split("\0")[0]
+                if (command.startswith(title) or command.endswith(f"/{title}")) and token in (path / "environ").read_bytes():
                     return int(path.name)
             except OSError:  # it ended meanwhile, or is not ours to read
                 continue
