@@ -29,7 +29,7 @@ from swerl.runs.display import Display
 from swerl.runs.feed import Feed
 from swerl.runs.guard import Guard
 from swerl.runs.plan import Plan, ProcessSpec
-from swerl.runs.sharedmemory import NewSegments
+from swerl.runs.sharedmemory import NewSegments, Segment
 from swerl.runs.stop import StopRequest, read_request
 from swerl.watch.alarm import Action
 
@@ -81,6 +81,7 @@ class Supervisor:
         self._boot = BootWatch(run.logs, self._events.emit, lambda: cleanup.owned(run, registry, plan.trainer.name))
         self._rates = RateLines(run.trainer_log, run.vllm_log)
         self._segments = NewSegments()
+        self._in_use: set[Segment] = set()
         self._used_mb = 0
         self._new_rates: list[str] = []
         self._told_rates = 0.0
@@ -213,9 +214,9 @@ class Supervisor:
         if self._trainer_deaths > self._plan.trainer_restarts:
             return False
         line = first_error(trainer.spec.log, trainer.log_offset) if status == TRAINER_LOST else None  # who is killed says nothing of it
-        cleanup.note_shared_memory(self._run, self._registry)
+        self._note_shared_memory()
         end_processes(lambda: cleanup.owned(self._run, self._registry, trainer.name), grace_s=self._plan.sweep_grace_s)
-        sharedmemory.remove(self._run.leftovers)
+        sharedmemory.remove(self._run.leftovers, self._in_use)
         self._registry.ended(self._run.id, trainer.ref)
         self._trainer = None
         progress.engine_up, progress.engine_died = False, None  # of the one that is gone
@@ -295,10 +296,10 @@ class Supervisor:
 
     def _end_all(self) -> None:
         """End every process of the run, trainer first, and remove what they leave outside the run directory."""
-        in_use = cleanup.note_shared_memory(self._run, self._registry)  # while there is somebody to ask
+        self._note_shared_memory()  # while there is somebody to ask
         for child in reversed(self._children.living()):
             self._end(child)
-        cleanup.sweep(self._run, self._registry, grace_s=self._grace_s(), segments=in_use)
+        cleanup.sweep(self._run, self._registry, grace_s=self._grace_s(), segments=self._in_use)
 
     def _write_down(self, outcome: Outcome) -> None:
         """How it ended. The state is written last: until then the run is alive."""
@@ -321,12 +322,16 @@ class Supervisor:
         while child.status is None and time.monotonic() < deadline and self._signals < 2:
             time.sleep(self._plan.tick_s / 2)
             self._children.reap()
-        cleanup.note_shared_memory(self._run, self._registry)
+        self._note_shared_memory()
         send(child.ref, signal.SIGKILL)
         end_processes(lambda: cleanup.owned(self._run, self._registry, child.name), grace_s=self._grace_s())
         self._children.reap()
 
     # Small things
+
+    def _note_shared_memory(self) -> None:
+        """Kept here too: a full disk takes no record, and whoever used a segment may be dead when all are ended."""
+        self._in_use |= cleanup.note_shared_memory(self._run, self._registry)
 
     def _grace_s(self) -> float:
         return 0.0 if self._signals > 1 else self._plan.sweep_grace_s
@@ -339,13 +344,13 @@ class Supervisor:
             self._display.line(line)
         self._display.show(self._feed.progress)
         if self._segments.appeared():
-            cleanup.note_shared_memory(self._run, self._registry)
+            self._note_shared_memory()
         if now or time.monotonic() - self._kept_house >= HOUSEKEEPING_S:
             self._kept_house = time.monotonic()
             self._tell_rates(self._rates.copy())
             self._registry.beat(self._run.id, self._feed.progress.step, self._feed.progress.total_steps)
             self._watch_memory()
-            cleanup.note_shared_memory(self._run, self._registry)
+            self._note_shared_memory()
 
     def _tell_rates(self, lines: list[str]) -> None:
         """What the engines said of themselves, as an event: readers of the run read no log."""

@@ -15,6 +15,8 @@ import time
 from multiprocessing import resource_tracker, shared_memory
 from pathlib import Path
 
+import psutil
+
 from swerl.errors import SwerlError
 from swerl.record.events import EventLog
 from swerl.record.metrics import MetricsLog
@@ -104,7 +106,8 @@ def service(run_dir, name):
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     announce(run.services, name, {"url": f"http://127.0.0.1:{server.server_port}", "token": "t"})
     if name == "runner":  # something with a session of its own and no environment, as a sandbox
-        subprocess.Popen(["/bin/sleep", "300"], start_new_session=True, env={})
+        sandbox = psutil.Process(subprocess.Popen(["/bin/sleep", "300"], start_new_session=True, env={}).pid)
+        left_on_purpose(f"{sandbox.pid} {sandbox.create_time():.2f}")
     server.serve_forever()
 
 
@@ -147,6 +150,13 @@ def trainer(run_dir, steps):
     return 0
 
 
+def left_on_purpose(line):
+    """Tell the test session, where there is one, what to end (`left`)."""
+    if "SWERL_TEST_STANDINS" in os.environ:
+        with Path(os.environ["SWERL_TEST_STANDINS"]).open("a") as file:
+            file.write(f"{line}\n")
+
+
 def once_lost(run):
     """Whether the engine has been lost as often as ``STANDIN_LOST_TIMES`` says (once); counts this time."""
     count = run.root / "lost"
@@ -164,6 +174,7 @@ def descendants(run):
     segment = shared_memory.SharedMemory(create=True, size=4096)
     resource_tracker.unregister(segment._name, "shared_memory")  # so that only the supervisor removes it
     descendants.segment = segment
+    left_on_purpose(f"segment {segment.name}")
     (run.root / "segment").write_text(segment.name)
     with (run.root / "segments").open("a") as file:
         file.write(f"{segment.name}\n")

@@ -6,6 +6,7 @@ Absence is what takes a trial out of GRPO: verl's group mean and deviation are t
 import asyncio
 import math
 import os
+import shutil
 import uuid
 
 import pytest
@@ -23,7 +24,8 @@ def queue(tmp_path_factory):
     import ray
 
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    ray.init(num_cpus=4, include_dashboard=False, _temp_dir=f"/tmp/swerl-test-{uuid.uuid4().hex[:8]}", object_store_memory=100_000_000)
+    scratch = f"/tmp/swerl-test-{uuid.uuid4().hex[:8]}"
+    ray.init(num_cpus=4, include_dashboard=False, _temp_dir=scratch, object_store_memory=100_000_000)
     import transfer_queue as tq
     from omegaconf import OmegaConf
 
@@ -35,6 +37,7 @@ def queue(tmp_path_factory):
     yield tq
     tq.close()
     ray.shutdown()
+    shutil.rmtree(scratch)
 
 
 class Rollouts:

@@ -1,6 +1,7 @@
 """Ray's workers start from a checkout wherever it lies."""
 
 import os
+import shutil
 import subprocess
 import sys
 import uuid
@@ -44,6 +45,9 @@ def test_workers_start_in_a_path_that_a_shell_reads_otherwise(tmp_path, name):
     venv.symlink_to(Path(sys.prefix))
     scratch = f"/tmp/swerl-test-{uuid.uuid4().hex[:8]}"
     environment = {**os.environ, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
-    done = subprocess.run([venv / "bin" / "python", "-c", CODE, scratch], env=environment, capture_output=True, text=True, timeout=200)
+    try:
+        done = subprocess.run([venv / "bin" / "python", "-c", CODE, scratch], env=environment, capture_output=True, text=True, timeout=200)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines()[-1] == f"{venv / 'bin' / 'python'}|b"
