@@ -337,6 +337,22 @@ def shared_memory_missing(site) -> Report:
     return site.preflight(only=["SWERL-P704"])
 
 
+def home_read_only(site) -> Report:
+    site.places["home"] = Path("/proc/sys")  # root may write to every file system but a read-only one and this
+    return site.preflight(only=["SWERL-P714"])
+
+
+def home_a_file(site) -> Report:
+    """As /dev/null, which accounts of services have."""
+    site.places["home"] = Path("/dev/null")
+    return site.preflight(only=["SWERL-P714"])
+
+
+def nobody_at_home(site) -> Report:
+    site.places["home"] = Path("~")
+    return site.preflight(only=["SWERL-P714"])
+
+
 def environment_missing(site) -> Report:
     return site.preflight({"environment.venv_path": str(site.root / "none")}, only=["SWERL-P801"])
 
@@ -418,6 +434,9 @@ TRIGGERS: dict[Callable, str] = {
     policy_too_large: "SWERL-P605",
     disk_too_small: "SWERL-P703",
     shared_memory_missing: "SWERL-P704",
+    home_read_only: "SWERL-P714",
+    home_a_file: "SWERL-P714",
+    nobody_at_home: "SWERL-P714",
     environment_missing: "SWERL-P801",
     cpu_environment_for_gpus: "SWERL-P802",
     flash_attention_missing: "SWERL-P804",
@@ -463,6 +482,14 @@ def test_warnings_and_notes(site):
     assert warned(site.preflight({"algorithm.learning_rate": 0}, only=["SWERL-P301"]), "SWERL-P301")
     half = {"training.log_prob_micro_batch_size_per_gpu": 64}
     assert warned(site.preflight(half, only=["SWERL-P202"]), "SWERL-P202")
+
+
+def test_caches_elsewhere_need_no_home(site):
+    site.places["home"] = Path("/dev/null")
+    site.env |= {"HF_HOME": str(site.root / "hf"), "VLLM_CACHE_ROOT": str(site.root / "vllm")}
+    assert site.preflight(only=["SWERL-P714"]).ok
+    site.env |= {"XDG_CACHE_HOME": str(site.root), "HF_HOME": "", "VLLM_CACHE_ROOT": ""}
+    assert site.preflight(only=["SWERL-P714"]).ok
 
 
 def test_where_containers_can_be_kept_to_the_gateway(site):
