@@ -113,27 +113,33 @@ def launch(config) -> str:
     start_ray(config)
     try:
         return ray.get(TrainerTask.remote().run.remote(config))
-    except ray.exceptions.RayTaskError as error:
-        cause = error.as_instanceof_cause()
+    except ray.exceptions.RayError as error:
+        cause = cause_of(error)
         if isinstance(cause, SwerlError):
             raise cause from error
-        root: BaseException = error
-        while isinstance(root, ray.exceptions.RayTaskError):
-            root = root.cause
-        if isinstance(root, _losses()):
-            raise _lost(root) from error
+        if is_loss(cause):
+            said = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+            remedy = "read the trainer's log for its last words; the run starts the trainer again from its newest checkpoint"
+            raise fail("SWERL-R121", f"a process of the training is gone: {said}", remedy) from error
         raise
-    except _losses() as error:
-        raise _lost(error) from error
     finally:
         ray.shutdown()
 
 
-def _losses() -> tuple[type[BaseException], ...]:
-    """What Ray raises for a process that is gone."""
+def cause_of(error: BaseException) -> BaseException:
+    """What was raised first, however many of Ray's tasks have passed it on."""
+    from ray.exceptions import RayTaskError
+
+    while isinstance(error, RayTaskError):
+        error = error.cause
+    return error
+
+
+def is_loss(error: BaseException) -> bool:
+    """Whether Ray says by it that a process is gone. An error of the code's own would come again in the next start."""
     from ray import exceptions as said
 
-    return (
+    gone = (
         said.RayActorError,
         said.WorkerCrashedError,
         said.NodeDiedError,
@@ -141,12 +147,7 @@ def _losses() -> tuple[type[BaseException], ...]:
         said.RaySystemError,
         said.LocalRayletDiedError,
     )
-
-
-def _lost(error: BaseException) -> SwerlError:
-    remedy = "read the trainer's log for its last words; the run starts the trainer again from its newest checkpoint"
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return fail("SWERL-R121", f"a process of the training is gone: {said}", remedy)
+    return isinstance(error, gone)
 
 
 def start_ray(config) -> None:
