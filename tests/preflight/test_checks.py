@@ -195,6 +195,13 @@ def task_toml_broken(site) -> Report:
     return site.preflight(only=["SWERL-P402"])
 
 
+def tasks_too_large(site) -> Report:
+    for task in (*site.train, *site.val):
+        (task / "environment" / "data").write_bytes(bytes(1))
+        os.truncate(task / "environment" / "data", 9 << 20)
+    return site.preflight({"harbor_runtime.sandbox.disk_mb": 8}, only=["SWERL-P412"])
+
+
 def task_changed(site) -> Report:
     (site.val[1] / "tests" / "test.sh").write_text("#!/bin/bash\necho 1 > /logs/verifier/reward.txt\n")
     return site.preflight(only=["SWERL-P403"])
@@ -411,6 +418,7 @@ TRIGGERS: dict[Callable, str] = {
     row_without_task: "SWERL-P402",
     task_without_tests: "SWERL-P402",
     task_toml_broken: "SWERL-P402",
+    tasks_too_large: "SWERL-P412",
     task_changed: "SWERL-P403",
     split_shared: "SWERL-P404",
     too_few_tasks: "SWERL-P405",
@@ -482,6 +490,21 @@ def test_warnings_and_notes(site):
     assert warned(site.preflight({"algorithm.learning_rate": 0}, only=["SWERL-P301"]), "SWERL-P301")
     half = {"training.log_prob_micro_batch_size_per_gpu": 64}
     assert warned(site.preflight(half, only=["SWERL-P202"]), "SWERL-P202")
+
+
+def test_some_large_tasks_are_a_warning(site):
+    """Beside the run's limit there is the task's own; what fills half of a sandbox leaves the agent little."""
+    data = site.train[0] / "environment" / "data"
+    data.touch()
+    for megabytes, says in ((3, None), (5, "1 task(s) fill more than half"), (9, "1 task(s) do not fit")):
+        os.truncate(data, megabytes << 20)
+        report = site.preflight({"harbor_runtime.sandbox.disk_mb": 8}, only=["SWERL-P412"])
+        assert report.ok and [p.message.startswith(says) for p in report.problems] == ([True] if says else [])
+    toml = site.train[0] / "task.toml"
+    written = toml.read_text()
+    for own in ("storage_mb = 32", 'storage = "32M"'):
+        toml.write_text(f"{written}[environment]\n{own}\n")
+        assert not site.preflight({"harbor_runtime.sandbox.disk_mb": 8}, only=["SWERL-P412"]).problems
 
 
 def test_caches_elsewhere_need_no_home(site):
