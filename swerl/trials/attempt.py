@@ -293,6 +293,7 @@ class AttemptRunner:
             attempt.host = environment.host
             findings += [Finding("left-running", line).as_dict() for line in environment.leftovers[:8]]
             findings += [Finding("link-outside", link).as_dict() for link in environment.refused_links[:8]]
+            findings += [Finding("left-out", name).as_dict() for name in environment.left_out[:8]]
         if error is not None and error.exception_type in FORFEITS and not attempt.evidence.before_agent:
             findings.append(Finding("sandbox-exhausted", error.exception_message or "").as_dict())
         if error is not None and error.exception_type == "AgentTimeoutError":

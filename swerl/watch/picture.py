@@ -51,6 +51,7 @@ class Picture:
     boot_silent: Mapping[str, Any] | None = None  # the event, until the engine is up or another start begins
     engine_died: str | None = None  # why, until one is up again
     step: int | None = None
+    restored: int = 0  # the step that the trainer's last start went on from
     rows: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     validations: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     trials: dict[int, list[Settled]] = field(default_factory=lambda: defaultdict(list))
@@ -101,6 +102,7 @@ class Picture:
 def _trainer_start(picture: Picture, event: Mapping[str, Any]) -> None:
     picture.up_since, picture.replicas = None, None
     picture.step = event.get("restored_step") or None
+    picture.restored = picture.step or 0
     picture.enter("boot", event["time"])
 
 

@@ -36,6 +36,7 @@ PLANTED = {  # what two steps of a run that is ill in one way have in their rows
     "SWERL-W106": {"actor/entropy": 0.01},
     "SWERL-W107": {"rollout_corr/rollout_is_eff_sample_size": 0.06},
     "SWERL-W108": {"num_turns/mean": 1.02},
+    "SWERL-W110": {"swerl/compile/count": 9.0, "swerl/compile/seconds": 31.0},
     "SWERL-W201": {"swerl/trials/in_loss": 50, "swerl/trials/outcome/agent_timeout": 14, "swerl/trials/outcome/completed": 50},
 }
 
@@ -55,6 +56,15 @@ def test_what_a_step_says(stream, id):
     assert stream.alarms() == [], "it is said once"
     stream.trained()
     assert stream.alarms() == [] and stream.watchdog.cleared == [id]
+
+
+def test_the_first_two_steps_of_a_start_may_compile(stream):
+    """Of a start that goes on from a checkpoint too."""
+    for restored in (0, 2):
+        stream.emit("trainer", "trainer.start", restored_step=restored)
+        for _ in range(2):
+            stream.trained(**{"swerl/compile/count": 40.0, "swerl/compile/seconds": 50.0})
+            assert stream.alarms() == []
 
 
 def test_a_zero_gradient_is_one_too(stream):
