@@ -97,7 +97,8 @@ def installed(checkout):
     uv = checkout.tools / "uv"
     uv.write_text(
         '#!/bin/sh\ncase "$1" in --version) echo "uv 0.13.9"; exit;; esac\n'
-        f'mkdir -p "$UV_PROJECT_ENVIRONMENT/bin"; ln -sf {sys.executable} "$UV_PROJECT_ENVIRONMENT/bin/python"\n'
+        'mkdir -p "$UV_PROJECT_ENVIRONMENT/bin" "$UV_PROJECT_ENVIRONMENT/lib/python3.12/site-packages"\n'
+        f'ln -sf {sys.executable} "$UV_PROJECT_ENVIRONMENT/bin/python"\n'
         ': > "$UV_PROJECT_ENVIRONMENT/bin/swerl"; chmod +x "$UV_PROJECT_ENVIRONMENT/bin/swerl"\n'
     )
     uv.chmod(0o755)

@@ -243,7 +243,7 @@ def test_what_cannot_be_judged_is_absent_never_zero(tmp_path):
             assert result.attempts == 2 and "RewardFileNotFoundError" in result.error
             result = await running.run(large)
             assert (result.outcome, result.graded, result.reward, result.in_loss) == (Outcome.ENV_FAILED, False, None, False)
-            assert result.attempts == 2 and "no room" in result.error and "findings" not in result.info, "no agent has done anything"
+            assert result.attempts == 2 and "No space left" in result.error and "findings" not in result.info, "no agent has done anything"
             result = await running.run(stuck)
             assert (result.outcome, result.reward) == (Outcome.VERIFIER_TIMEOUT, None)
             gone = await running.run(tmp_path / "nowhere")
