@@ -129,6 +129,8 @@ OUT_OF_TURN: Mapping[Outcome, frozenset[str]] = MappingProxyType(
                 "PodNotStarted",
                 "ContainerNotStarted",
                 "SwerlError",  # the task asks for what this sandbox cannot do
+                "SandboxExhausted",  # no agent has been in it
+                "NonZeroAgentExitCodeError",
             }
         ),
     }

@@ -342,7 +342,7 @@ class AttemptRunner:
             findings += [Finding("link-outside", link).as_dict() for link in environment.refused_links[:8]]
             findings += [Finding("left-out", name).as_dict() for name in environment.left_out[:8]]
         findings += [finding.as_dict() for finding in attempt.findings[:8]]
-        if kind == "SandboxExhausted":
+        if kind == "SandboxExhausted" and attempt.agent_began is not None:
             findings.append(Finding("sandbox-exhausted", attempt.error or "").as_dict())
         if kind == "AgentTimeoutError":
             findings.append(Finding("agent-timeout", f"after {attempt.agent_s:.0f} s").as_dict())

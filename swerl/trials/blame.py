@@ -69,11 +69,16 @@ async def verdict(verifier: Any, limit_s: float | None, reward_key: str) -> tupl
     try:
         await _numbers(_control(verifier), limit_s, reward_key)
     except Exception as error:
-        raise outside(error) or failed from error
+        raise outside(error) or _of_the_place(failed) from error
     if not verifier.handed_over:
         raise failed if isinstance(failed, SandboxExhausted) else SandboxExhausted(f"the agent's work cannot be taken out: {failed}")
     why = f"{type(failed).__name__}: {failed}; the same tests on the untouched task gave a verdict"
     return VerifierResult(rewards={reward_key: 0.0}), [Finding("no-verdict", why)]
+
+
+def _of_the_place(failed: Exception) -> Exception:
+    """What no work was needed for is no agent's, whatever words the sandbox found for it."""
+    return GradingSandboxFailed(str(failed)) if isinstance(failed, SandboxExhausted) else failed
 
 
 async def _numbers(verifier: Any, limit_s: float | None, reward_key: str) -> VerifierResult:

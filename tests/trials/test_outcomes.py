@@ -71,7 +71,7 @@ def test_an_agent_is_absent_only_by_our_fault(given_evidence, overlong, timeout)
         (Evidence("ContextWindowExceededError", {"reward": 0.0}, phase="agent"), Outcome.CONTEXT_OVERFLOW),
         (Evidence("AgentTimeoutError", REWARD, phase="agent"), Outcome.AGENT_TIMEOUT),
         (Evidence("NonZeroAgentExitCodeError", REWARD, phase="agent"), Outcome.AGENT_ERROR),
-        (Evidence("NonZeroAgentExitCodeError", REWARD, phase="agent", spoke=False), Outcome.INFRA_FAILED),  # it never got to ask
+        (Evidence("NonZeroAgentExitCodeError", REWARD, phase="agent", spoke=False), Outcome.ENV_FAILED),  # it never got to ask
         (Evidence("ApiRateLimitError", REWARD, phase="agent"), Outcome.AGENT_ERROR),  # words that it printed
         (Evidence("InternalServerError", REWARD, phase="agent"), Outcome.AGENT_ERROR),
         (Evidence("InternalServerError", REWARD, phase="agent", unanswered=True), Outcome.INFRA_FAILED),  # the gateway says so
@@ -82,6 +82,8 @@ def test_an_agent_is_absent_only_by_our_fault(given_evidence, overlong, timeout)
         (Evidence("SomethingNew", {"reward": 0.0}, phase="grading"), Outcome.INFRA_FAILED),
         (Evidence("SomethingNew"), Outcome.INFRA_FAILED),
         (Evidence("SandboxDied"), Outcome.INFRA_FAILED),
+        (Evidence("SandboxExhausted"), Outcome.ENV_FAILED),
+        (Evidence("NonZeroAgentExitCodeError"), Outcome.ENV_FAILED),
         (Evidence("VerifierTimeoutError", phase="grading"), Outcome.VERIFIER_TIMEOUT),
         (Evidence("RewardFileNotFoundError", phase="grading"), Outcome.ENV_FAILED),
         (Evidence("VerifierOutputParseError"), Outcome.ENV_FAILED),
