@@ -15,8 +15,10 @@ agent cannot choose to be absent:
 | phase | evidence | whose doing |
 |---|---|---|
 | any | a request had no answer from the engine (the gateway says so); a type in `OURS` | ours |
-| setup: before the agent began, or before the policy said anything | - | ours |
-| agent: from there until its work was taken out | none of the above | the agent's, whatever broke, types nobody has placed included |
+| setup: before the agent began | - | ours |
+| agent: from there until its work was taken out | a type in `IN_TURN` | as it says |
+| agent | any other, and the policy has said nothing yet | ours |
+| agent | any other | the agent's, whatever broke |
 | grading | the same tests give a verdict on the untouched task (`swerl.trials.blame`) | the tested code's: a verdict of 0, no failure |
 | grading | they do not, or their sandbox does not start | the task's or ours |
 
@@ -104,6 +106,15 @@ IN_TURN: Mapping[Outcome, frozenset[str]] = MappingProxyType(
             }
         ),
         Outcome.AGENT_TIMEOUT: frozenset({"AgentTimeoutError"}),
+        Outcome.AGENT_ERROR: frozenset(
+            {
+                "NonZeroAgentExitCodeError",
+                "AgentSafetyRefusalError",
+                "ContentPolicyViolationError",
+                "AgentProtocolError",
+                "SandboxExhausted",
+            }
+        ),
     }
 )
 
@@ -173,7 +184,7 @@ def classify(evidence: Evidence) -> Outcome:
     if evidence.ended_by is not None:
         return evidence.ended_by
     if evidence.exception is not None:
-        return _blame(evidence.exception, evidence.phase if evidence.spoke else "setup")
+        return _blame(evidence.exception, evidence.phase, evidence.spoke)
     if evidence.context_overflow:
         return Outcome.CONTEXT_OVERFLOW
     if evidence.rewards is None and not evidence.grading_disabled:
@@ -181,10 +192,11 @@ def classify(evidence: Evidence) -> Outcome:
     return Outcome.MAX_TURNS if evidence.hit_max_turns else Outcome.COMPLETED
 
 
-def _blame(exception: str, phase: Phase) -> Outcome:
+def _blame(exception: str, phase: Phase, spoke: bool) -> Outcome:
     if exception in OURS:
         return Outcome.INFRA_FAILED
-    table, otherwise = (IN_TURN, Outcome.AGENT_ERROR) if phase == "agent" else (OUT_OF_TURN, Outcome.INFRA_FAILED)
+    table = IN_TURN if phase == "agent" else OUT_OF_TURN
+    otherwise = Outcome.AGENT_ERROR if phase == "agent" and spoke else Outcome.INFRA_FAILED
     return next((outcome for outcome, names in table.items() if exception in names), otherwise)
 
 

@@ -34,7 +34,9 @@ def test_every_outcome_has_one_meaning():
 
 
 def test_an_exception_is_placed_once():
-    assert len([*PLACED, *OURS]) == len({*PLACED, *OURS})
+    for table in (IN_TURN, OUT_OF_TURN):
+        placed = [name for names in (*table.values(), OURS) for name in names]
+        assert len(placed) == len(set(placed))
 
 
 @given(evidence, st.sampled_from(["keep", "drop"]), st.sampled_from(["keep", "drop"]))
@@ -58,8 +60,6 @@ def test_an_agent_is_absent_only_by_our_fault(given_evidence, overlong, timeout)
         assert MEANING[judgement.outcome].against in ("nobody", "agent") and not MEANING[judgement.outcome].retried
         assert judgement.graded or judgement.outcome is not Outcome.AGENT_ERROR
         assert judgement.reward == (given_evidence.rewards or {"reward": 0.0 if judgement.graded else None})["reward"]
-    if given_evidence.exception is not None and not given_evidence.spoke:
-        assert MEANING[judgement.outcome].against != "agent"
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,8 @@ def test_an_agent_is_absent_only_by_our_fault(given_evidence, overlong, timeout)
         (Evidence("ContextWindowExceededError", {"reward": 0.0}, phase="agent"), Outcome.CONTEXT_OVERFLOW),
         (Evidence("AgentTimeoutError", REWARD, phase="agent"), Outcome.AGENT_TIMEOUT),
         (Evidence("NonZeroAgentExitCodeError", REWARD, phase="agent"), Outcome.AGENT_ERROR),
-        (Evidence("NonZeroAgentExitCodeError", REWARD, phase="agent", spoke=False), Outcome.ENV_FAILED),  # it never got to ask
+        (Evidence("NonZeroAgentExitCodeError", REWARD, phase="agent", spoke=False), Outcome.AGENT_ERROR),
+        (Evidence("SomethingNew", REWARD, phase="agent", spoke=False), Outcome.INFRA_FAILED),  # no policy has had a part in it
         (Evidence("ApiRateLimitError", REWARD, phase="agent"), Outcome.AGENT_ERROR),  # words that it printed
         (Evidence("InternalServerError", REWARD, phase="agent"), Outcome.AGENT_ERROR),
         (Evidence("InternalServerError", REWARD, phase="agent", unanswered=True), Outcome.INFRA_FAILED),  # the gateway says so
