@@ -86,7 +86,7 @@ def _fill(staged: Path, run: RunDir, config: RunConfig, report: Report, trials: 
     }
     write_json(staged / "results.json", results)
     report(staged, run, trials)
-    output = runtime_output(run, config, results)
+    output = redacted(runtime_output(run, config, results), secrets)
     (staged / "runtime_info.yaml").write_text(yaml.safe_dump({"runtime_info": {"output": output}}, sort_keys=False, allow_unicode=True))
     _take_secrets_out(staged, secrets)
     content = _digest(staged)

@@ -145,7 +145,10 @@ FORMS: tuple[Form, ...] = (
     Form("a bot's address", re.compile(r"://api\.telegram\.org/(?:file/)?bot(?P<value>[\w:-]{16,})")),
     Form("a key with its maker's prefix", re.compile(_BEGIN + r"(?P<value>" + "|".join(_ISSUED) + ")")),
     Form("a key with several prefixes", re.compile(_BEGIN + r"(?P<value>sk-[a-z0-9]{1,12}-[\w-]{16,})"), _mixed),
-    Form("a JSON web token", re.compile(r"(?<![\w-])(?P<value>eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]{0,4096}){0,3})")),
+    Form(
+        "a JSON web token",
+        re.compile(_BEGIN.replace("[A-Za-z0-9]", r"[\w-]") + r"(?P<value>eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]{0,4096}){0,3})"),
+    ),
     Form("a line of a key", re.compile(r"(?m)^[ \t]{0,64}(?P<value>[A-Za-z0-9+/]{60,76}={0,2})[ \t\r]{0,8}$"), _body),
 )
 
