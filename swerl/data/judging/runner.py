@@ -48,6 +48,7 @@ RUNS = 4  # of which one is of the tests as they are
 QUICK_S = 1.0  # tests that take longer are run twice only
 OUTCOMES = ("passed", "skipped", "xfailed", "xpassed", "failed", "error")  # the worse of two is the later one
 KEPT_BYTES = 16 << 20
+FILES = 1000  # more test files than that have no sentinels
 CONFIGURATIONS = (
     ("pytest.toml", None),
     (".pytest.toml", None),
@@ -61,7 +62,7 @@ CONFIGURATIONS = (
 
 def main(words):
     options, tool, arguments = parse(words)
-    texts = originals(options["twins"])
+    texts = originals(options["twins"] + named_tests(arguments))
     outputs = [(tempfile.TemporaryFile(), tempfile.TemporaryFile()) for _ in range(RUNS)]
     preload(tool)
     asks_r, asks_w = os.pipe()
@@ -100,13 +101,19 @@ def parse(words):
     return options, words[at], words[at + 1 :]
 
 
+def named_tests(arguments):
+    """Paths of tests among the tool's arguments: tests/test_a.py::Case, tests, tests.test_a."""
+    paths = [argument.partition("::")[0] for argument in arguments if not argument.startswith("-")]
+    return [path for name in paths for path in (name, name.replace(".", "/") + ".py") if path and os.path.exists(path)]
+
+
 def originals(paths):
     """{path: text} of the test files of which sentinels can be made."""
     found = {}
     for path in paths:
         names = [path] if os.path.isfile(path) else sorted(os.path.join(at, n) for at, _, below in os.walk(path) for n in below)
         for name in names:
-            if name.endswith(".py") and not os.path.islink(name):
+            if len(found) < FILES and name.endswith(".py") and not os.path.islink(name) and "-packages/" not in name:
                 with open(name, "rb") as file:
                     data = file.read()
                 if b"def test" in data:
