@@ -93,6 +93,7 @@ sync() { # name, extra
     PYC_INVALIDATION_MODE=UNCHECKED_HASH \
     "$uv" sync --frozen --compile-bytecode --python "$python" --extra "$2" --extra dev ||
     die SWERL-E106 "uv could not make .venv/$1" "see its message above; a package that cannot be fetched needs PyPI or a mirror set for uv"
+  "$python" scripts/leave_out.py "$place"
   printf '%s\n' "$stamp" >"$place/.swerl-stamp"
 }
 

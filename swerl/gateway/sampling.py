@@ -7,6 +7,7 @@ Each token keeps the log-probability and version of the piece it came from.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -97,11 +98,13 @@ async def sample(
         whole = prompt if not token_ids else b"%b,%b" % (prompt, orjson.dumps(token_ids)[1:-1])
         request_id = f"{work_id}.{attempt}"
         attempt += 1
+        began, held_s = time.monotonic(), held.total_s
         try:
             async with gate.passage(request_id, held) as engine:
                 live.begin(len(token_ids))
                 piece = await engine.generate(request_id, session_id, whole, rest, live.feed)
         except EngineAwayError:
+            held.give(began, held_s)
             continue
         except EngineError as error:
             failures += 1

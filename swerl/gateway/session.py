@@ -87,14 +87,25 @@ class Session:
     works: list[Work] = field(default_factory=list)
     delivering: set[int] = field(default_factory=set)
     marks: set[str] = field(default_factory=set)
+    unanswered: set[str] = field(default_factory=set)  # places of requests that failed by us, until one there is answered
     closed: str | None = None
     aborted: int = 0
+    answered_at: float | None = None  # when a client last read an answer of this process (monotonic)
+    silent_s: float | None = None  # between that and the session's end
     model_s: float = 0.0  # the engine at work on turns that were recorded
     used_at: float = field(default_factory=time.monotonic)
 
     async def ticket(self, request: ChatRequest) -> Ticket:
         """Place the request and either find its answer or start sampling it. Raises ApiError."""
         self.used_at = time.monotonic()
+        try:
+            return await self._ticket(request)
+        except Exception as error:  # whatever it is, the client is answered 5xx for it unless it is a refusal
+            if _is_ours(error):
+                self._fail("")
+            raise
+
+    async def _ticket(self, request: ChatRequest) -> Ticket:
         async with self.lock:
             self._refuse_if_closed()
             placement = await self._place(request)
@@ -141,11 +152,17 @@ class Session:
         assert ticket.turn is not None
         self._leave(ticket)
         self._seen(ticket.turn)
+        self._answer(ticket.context)
+        self.answered_at = time.monotonic()
 
     def lost(self, ticket: Ticket) -> None:
-        """The client went away before it had read the whole answer."""
+        """The client went away before it had read the whole answer, or was told of an error instead. It counts as failed by us where the
+        error is ours, and where the client had been kept waiting for the engine when it went."""
         self._leave(ticket)
         work = ticket.work
+        unsaid = ticket.turn is None and work is not None and self._failed_by_us(work)
+        if self.closed is None and (unsaid or (ticket.live is not None and ticket.live.broken)):
+            self._fail(_place_of(ticket.context))
         if work is not None and work.clients == 0 and work.task is not None and not work.task.done():
             work.orphaned = asyncio.get_running_loop().call_later(self.parts.settings.disconnect_grace_s, self._abandon, work)
 
@@ -159,12 +176,22 @@ class Session:
         """Abort what is being sampled and refuse the key from now on. Closing again reports the same."""
         if self.closed is None:
             self.closed = reason
+            self.silent_s = None if self.answered_at is None else round(time.monotonic() - self.answered_at, 3)
             self.aborted += await self._abort_all()
             async with self.lock:  # a turn that was being recorded is whole by now
                 self.journal.write({"k": "close", "reason": reason, "hold_s": self.hold.total_s, "aborted": self.aborted})
         usage = {name: self.figures()[name] for name in ("prompt_tokens", "cached_tokens", "sampled_tokens")}
         usage["model_s"] = round(self.model_s, 3)
-        return {"turns": len(self.tree.turns), "hold_s": round(self.hold.total_s, 3), "aborted": self.aborted, "usage": usage}
+        return {
+            "turns": len(self.tree.turns),
+            "hold_s": round(self.hold.total_s, 3),
+            "aborted": self.aborted,
+            "overflow": "overflow" in self.marks,
+            "max_turns": "max_turns" in self.marks,
+            "unanswered": len(self.unanswered),
+            "silent_s": self.silent_s,
+            "usage": usage,
+        }
 
     def recall(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Take over from a journal what is not in the tree."""
@@ -172,6 +199,8 @@ class Session:
             self.model_s += r.get("model_s", 0.0)
             if r["k"] == "mark":
                 self.marks.add(r["what"])
+            elif r["k"] == "unanswered":
+                self.unanswered = set(r["places"])
             elif "hold_s" in r:
                 self.hold = Hold(r["hold_s"])
             if r["k"] == "close":
@@ -236,6 +265,7 @@ class Session:
     def _note(self, placement: Placement) -> None:
         for turn in placement.known:
             self._seen(turn)
+            self._answer(turn.parent)
         for rewrite in placement.rewrites:
             self.parts.events.emit(
                 "gateway.rewrite", session=self.id, turn=rewrite.turn.id, kinds=sorted(rewrite.kinds), kept=rewrite.kept, trial=self.trial
@@ -347,6 +377,24 @@ class Session:
             self.aborted += 1
             work.task.cancel()
 
+    def _failed_by_us(self, work: Work) -> bool:
+        assert work.task is not None
+        if not work.task.done():
+            return self.hold.waiting
+        return not work.task.cancelled() and (error := work.task.exception()) is not None and _is_ours(error)
+
+    def _fail(self, place: str) -> None:
+        """A request at ``place`` got no answer, and that is not the agent's doing: without one there, its trial cannot be judged."""
+        if place not in self.unanswered:
+            self.unanswered.add(place)
+            self._try_write({"k": "unanswered", "places": sorted(self.unanswered)})
+
+    def _answer(self, context: Context) -> None:
+        if self.unanswered and (place := _place_of(context)) in self.unanswered:
+            self.unanswered.remove(place)
+            if self.closed is None:
+                self._try_write({"k": "unanswered", "places": sorted(self.unanswered)})
+
     def _leave(self, ticket: Ticket) -> None:
         if ticket.turn is not None:
             self.delivering.discard(ticket.turn.id)
@@ -377,6 +425,16 @@ class Session:
 def _is_probe(request: ChatRequest) -> bool:
     """A request for a handful of tokens checks that the API answers; it is no turn of an agent."""
     return request.max_tokens is not None and request.max_tokens < _PROBE_TOKENS and not request.tools
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether a client that meets this is answered by a status of 500 or more."""
+    return not isinstance(error, ApiError) or error.status >= 500
+
+
+def _place_of(context: Context) -> str:
+    """A request's place in the session, the same in every process that serves it."""
+    return f"{'' if context.parent is None else context.parent.id}:{context.key.hex()}"
 
 
 def _look_at_error(task: asyncio.Task[Turn]) -> None:

@@ -84,14 +84,21 @@ class SessionStore:
         return report
 
     def forget_idle(self, idle_s: float) -> int:
-        """Drop open sessions that nobody has used for ``idle_s`` from memory; the next request reads them back. Returns how many."""
+        """Drop open sessions that nobody has used for ``idle_s`` from memory; the next request reads them back. Returns how many. One
+        whose journal cannot be written stays until the next time."""
         before = time.monotonic() - idle_s
         idle = [s for s in self._live.values() if (since := s.idle_since()) is not None and since < before]
+        gone = 0
         for session in idle:
-            session.journal.write({"k": "hold", "hold_s": round(session.hold.total_s, 3)})
+            try:
+                session.journal.write({"k": "hold", "hold_s": round(session.hold.total_s, 3)})
+            except OSError:
+                self.parts.metrics.journal_errors += 1
+                continue
             session.journal.close()
             del self._live[session.id]
-        return len(idle)
+            gone += 1
+        return gone
 
     async def suspend(self) -> None:
         """End of the process: stop sampling without closing any session; the next process serves them on."""

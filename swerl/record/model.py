@@ -34,22 +34,28 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class TrialRequest:
-    """One call of POST /trials. ``deadline_s`` None takes the run's; ``step`` groups trials for budgets and the tail."""
+    """One call of POST /trials. ``deadline_s`` None takes the run's; ``step`` groups trials for budgets and the tail. ``epoch`` is the
+    start of the trainer (1 for the first) that asks; ``anew``: what was settled for an earlier start is no answer."""
 
     identity: Identity
     task_dir: Path
     task_id: str
     step: int
     deadline_s: float | None = None
+    epoch: int = 0
+    anew: bool = False
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> TrialRequest:
         """SwerlError SWERL-T001 names the field that is missing or of the wrong kind."""
         try:
             split, sample, step, deadline_s = body["split"], body["sample"], body["step"], body.get("deadline_s")
+            epoch, anew = body.get("epoch", 0), body.get("anew", False)
             if split not in SPLITS:
                 raise ValueError(f"split is {split!r}, not train or val")
-            for name, value in (("sample", sample), ("step", step)):
+            if not isinstance(anew, bool):
+                raise ValueError(f"anew is {anew!r}, not true or false")
+            for name, value in (("sample", sample), ("step", step), ("epoch", epoch)):
                 if not isinstance(value, int) or isinstance(value, bool):
                     raise ValueError(f"{name} is {value!r}, not a whole number")
             for name in ("task_dir", "task_hash", "task_id", "version"):
@@ -66,7 +72,7 @@ class TrialRequest:
             ) from error
         except ValueError as error:
             raise fail("SWERL-T001", f"the request for a trial is malformed: {error}", "send the field as the interface says") from error
-        return cls(Identity(split, body["task_hash"], sample, body["version"]), task_dir, body["task_id"], step, deadline_s)
+        return cls(Identity(split, body["task_hash"], sample, body["version"]), task_dir, body["task_id"], step, deadline_s, epoch, anew)
 
 
 @dataclass(frozen=True, slots=True)

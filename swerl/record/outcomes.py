@@ -9,8 +9,9 @@
 | verifier_timeout, env_failed, infra_failed | no | no | yes, in a fresh sandbox | infrastructure |
 | tail_killed, cancelled | no | no | no | tail |
 
-`classify` reads exception *types*, never messages: Harbor records the type's name of what ended a phase. A type nobody has placed ends in
-`infra_failed` with the name in the record, so that a new kind of failure is seen instead of trained on.
+An agent that had no answer from the engine is `infra_failed` whatever it made of that: neither its exit nor its tests say anything of the
+policy. `classify` reads exception *types*, never messages: Harbor records the type's name of what ended a phase. A type nobody has placed
+ends in `infra_failed` with the name in the record, so that a new kind of failure is seen instead of trained on.
 """
 
 from __future__ import annotations
@@ -123,6 +124,7 @@ class Evidence:
     context_overflow: bool = False
     ended_by: Outcome | None = None  # TAIL_KILLED or CANCELLED when the runner ended it, AGENT_TIMEOUT when its own clock did
     grading_disabled: bool = False
+    unanswered: bool = False  # the agent had no answer to a request because of us, as the gateway or its absence says
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,10 @@ class RewardMissing(Exception):
 
 
 def classify(evidence: Evidence) -> Outcome:
+    if evidence.ended_by is not None and evidence.ended_by is not Outcome.AGENT_TIMEOUT:
+        return evidence.ended_by
+    if evidence.unanswered:
+        return Outcome.INFRA_FAILED
     if evidence.ended_by is not None:
         return evidence.ended_by
     if evidence.exception is not None:

@@ -1,17 +1,19 @@
 """``python -m swerl.trainer --run-dir R``: continue the run in R from its newest checkpoint that verifies, or begin it.
 
-Exit codes: 0 the run is complete, 1 it failed, 3 it was asked to stop and has saved.
+Exit codes: 0 the run is complete, 1 it failed, 3 it was asked to stop and has saved, 4 the engine or another process of the training is
+gone, and a new start may do better.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 
 from swerl.config import RunConfig, load_resolved
-from swerl.errors import SwerlError
+from swerl.errors import SwerlError, fail
 from swerl.facts.plan import known_steps
 from swerl.record import checkpoints
 from swerl.record.checkpoints import Checkpoint
@@ -22,6 +24,8 @@ from swerl.record.rundir import RunDir
 from swerl.render import process_environment, verl_overrides
 
 STOPPED = 3
+LOST = 4
+_LOSSES = frozenset({"SWERL-R111", "SWERL-R120", "SWERL-R121"})
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     except SwerlError as error:
         print(error, file=sys.stderr, flush=True)
         EventLog(run.events_of("trainer"), "trainer").emit("trainer.failed", durable=True, problems=[p.as_dict() for p in error.problems])
-        return 1
+        return LOST if error.problems[0].id in _LOSSES else 1
 
 
 def train(run: RunDir, recorded: Path | None = None, last_step: int | None = None) -> int:
@@ -110,13 +114,23 @@ def launch(config) -> str:
         cause = error.as_instanceof_cause()
         if isinstance(cause, SwerlError):
             raise cause from error
+        if isinstance(cause, ray.exceptions.RayActorError):
+            raise _lost(cause) from error
         raise
+    except (ray.exceptions.RayActorError, ray.exceptions.RaySystemError, ray.exceptions.NodeDiedError) as error:
+        raise _lost(error) from error
     finally:
         ray.shutdown()
 
 
+def _lost(error: Exception) -> SwerlError:
+    remedy = "read the trainer's log for its last words; the run starts the trainer again from its newest checkpoint"
+    return fail("SWERL-R121", f"a process of the training is gone: {str(error).strip().splitlines()[0]}", remedy)
+
+
 def start_ray(config) -> None:
-    """verl's own way of starting Ray, without running its task."""
+    """verl's own way of starting Ray, without running its task. Ray starts workers through a shell and quotes all but the interpreter, so
+    a path that needs it is handed over quoted."""
     import ray
     from omegaconf import OmegaConf
     from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
@@ -124,6 +138,8 @@ def start_ray(config) -> None:
     init = config.ray_kwargs.get("ray_init", {})
     defaults = get_ppo_ray_runtime_env(config)
     defaults.setdefault("env_vars", {})["TRANSFER_QUEUE_ENABLE"] = "1"
+    if (quoted := shlex.quote(sys.executable)) != sys.executable:
+        defaults["py_executable"] = quoted
     runtime_env = OmegaConf.merge(defaults, init.get("runtime_env", {}))
     ray.init(**OmegaConf.to_container(OmegaConf.create({**init, "runtime_env": runtime_env})))
 

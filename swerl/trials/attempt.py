@@ -26,9 +26,9 @@ from swerl.record.model import TrialRequest
 from swerl.record.outcomes import FORFEITS, Evidence, Outcome
 from swerl.trials import agentcfg
 from swerl.trials.backends import Needs, backend_of
-from swerl.trials.clock import GatewayWatch, OutOfTime, within
+from swerl.trials.clock import PROBE_S, GatewayWatch, OutOfTime, within
 from swerl.trials.detectors import commands, detect
-from swerl.trials.gateway import GatewayAdmin, GatewayRefused, GatewayUnreachable, Session
+from swerl.trials.gateway import Closed, GatewayAdmin, GatewayRefused, GatewayUnreachable, Session
 from swerl.trials.grading import ANSWER
 from swerl.trials.sandboxes.gradable import Gradable
 from swerl.trials.sandboxes.leftovers import EMPTY_TRUSTED, END_OTHERS, SNAPSHOT
@@ -50,6 +50,10 @@ class Attempt:
     agent_s: float = 0.0
     verifier_s: float = 0.0
     error: str | None = None
+    agent_began: float | None = None  # these three monotonic
+    agent_ended: float | None = None
+    closed_at: float = 0.0
+    closed: Closed | None = None  # what the gateway said when the session ended
     host: str | None = None  # where the sandbox ran, for backends with more than one host
     rewards: dict[str, float] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
@@ -128,18 +132,41 @@ class AttemptRunner:
         finally:
             if session is not None:
                 await asyncio.shield(self._close(session, attempt))
-        if session is not None and attempt.evidence.exception is None and "stop" not in attempt.info:
-            await self._ask_gateway_why(session, attempt)
+        if session is not None:
+            self._add_gateways_word(attempt)
         return attempt
 
-    async def _ask_gateway_why(self, session: Session, attempt: Attempt) -> None:
-        """An agent that is not ours does not say why it stopped; the gateway knows whether it ran into a limit."""
+    def _add_gateways_word(self, attempt: Attempt) -> None:
+        """An agent does not say whether it met an error of ours, and one that is not ours not even why it stopped. The gateway knows."""
+        closed, said = attempt.closed, ""
+        if closed is None:
+            said = "the gateway could not be asked what became of its requests"
+        elif closed.unanswered:
+            said = f"{closed.unanswered} of its requests had no answer from the engine"
+        elif self._cut_off(attempt, closed):
+            said = "the gateway was away when it gave up"
+        if said:
+            attempt.error = said if attempt.error is None else f"{said}; {attempt.error}"
+            attempt.evidence = replace(attempt.evidence, unanswered=True)
+        elif closed is not None and attempt.evidence.exception is None and "stop" not in attempt.info:
+            attempt.evidence = replace(attempt.evidence, context_overflow=closed.overflow, hit_max_turns=closed.max_turns)
+
+    def _cut_off(self, attempt: Attempt, closed: Closed) -> bool:
+        """Whether the gateway was away while the agent ran and the agent has had no answer since. Of one that ended without an error, an
+        absence shorter than the watch can time says nothing."""
+        if attempt.agent_began is None:
+            return False
+        until = attempt.agent_ended or time.monotonic()
+        away_s, back = self._watch.absence(attempt.agent_began, until)
+        least_s = 0.0 if attempt.evidence.exception is not None else 2 * PROBE_S
+        return away_s > least_s and (closed.silent_s is None or attempt.closed_at - closed.silent_s < back)
+
+    async def engine_answers(self) -> bool:
+        """Whether a new attempt would find an engine. A gateway that is away has none."""
         try:
-            recording = await self._gateway.recording(session.id)
-        except (GatewayUnreachable, GatewayRefused) as error:
-            attempt.info["limits_unknown"] = str(error)
-            return
-        attempt.evidence = replace(attempt.evidence, context_overflow=recording["overflow"], hit_max_turns=bool(recording.get("max_turns")))
+            return await self._gateway.engine_answers()
+        except (GatewayUnreachable, GatewayRefused):
+            return False
 
     def _blame(self, attempt: Attempt, kind: str, text: str, by: Outcome | None) -> None:
         attempt.evidence = replace(attempt.evidence, exception=kind if by else attempt.evidence.exception or kind, ended_by=by)
@@ -148,7 +175,8 @@ class AttemptRunner:
     async def _open(self, request: TrialRequest, number: int) -> Session:
         who = request.identity
         sampling = self._settings.train if who.split == "train" else self._settings.val
-        parts = f"{self._settings.seed}|{who.split}|{who.task_hash}|{who.sample}|{number}"
+        parts = f"{self._settings.seed}|{who.split}|{who.task_hash}|{who.sample}"  # an attempt begun again samples as the first one did
+        parts += f"|{request.epoch}" if request.anew else ""  # asked for because what the first sample gave is of no use
         return await self._gateway.open(
             {"split": who.split, "task": request.task_id, "sample": who.sample, "attempt": number, "version": who.version},
             {key: getattr(sampling, key) for key in ("temperature", "top_p", "top_k", "max_tokens")},
@@ -160,6 +188,8 @@ class AttemptRunner:
         """Close for good; closing twice is fine. A gateway that stays away leaves the session open, which its own limits end."""
         try:
             closed = await self._gateway.close(session.id, attempt.phase)
+            if attempt.closed is None:  # closing again tells the same
+                attempt.closed, attempt.closed_at = closed, time.monotonic()
             attempt.turns, attempt.hold_s = closed.turns, closed.hold_s
             if closed.usage:
                 attempt.info["usage"] = dict(closed.usage)
@@ -171,7 +201,7 @@ class AttemptRunner:
         if session is None:
             return away_s
         try:
-            return away_s + float((await self._gateway.recording(session))["hold_s"])
+            return away_s + await self._gateway.hold_s(session)
         except (GatewayUnreachable, GatewayRefused):
             return away_s
 
@@ -200,12 +230,14 @@ class AttemptRunner:
         async def agent_begins(_: Any) -> None:
             nonlocal own_processes
             now_in("agent")
+            attempt.agent_began = time.monotonic()
             if not isinstance(environment, Gradable):
                 there = await environment.exec(f"sh -c {shlex.quote(SNAPSHOT)}", user="root", timeout_sec=60)
                 own_processes = " ".join((there.stdout or "").split())
 
         async def agent_over(_: Any) -> None:
             now_in("grading")
+            attempt.agent_ended = attempt.agent_ended or time.monotonic()
             await self._quiet(environment, own_processes)
             if session is not None:
                 await self._close(session, attempt)
@@ -260,6 +292,7 @@ class AttemptRunner:
             attempt.host = environment.host
             findings += [Finding("left-running", line).as_dict() for line in environment.leftovers[:8]]
             findings += [Finding("link-outside", link).as_dict() for link in environment.refused_links[:8]]
+            findings += [Finding("left-out", name).as_dict() for name in environment.left_out[:8]]
         if error is not None and error.exception_type in FORFEITS:
             findings.append(Finding("sandbox-exhausted", error.exception_message or "").as_dict())
         if error is not None and error.exception_type == "AgentTimeoutError":

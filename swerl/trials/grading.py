@@ -14,19 +14,22 @@ import asyncio
 import json
 import shutil
 import tempfile
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 from typing import Any, override
 
 from harbor.models.verifier.result import VerifierResult
-from harbor.verifier.verifier import Verifier
+from harbor.verifier.verifier import Verifier, VerifierOutputParseError
 
 from swerl.trials.sandboxes.gradable import Gradable, SandboxExhausted
-from swerl.trials.sandboxes.tree import Received, UnsafeEntry
+from swerl.trials.sandboxes.received import Received, files, printable, read_file, remove
+from swerl.trials.sandboxes.tree import UnsafeEntry
 from swerl.trials.screening import Finding, keep_removed, screen
 
 ANSWER = "answer.json"
 ANSWER_BYTES = 64 << 20
 KEPT_ANSWER_BYTES = 1 << 20
+REWARD_BYTES = 64 << 10
 
 
 class GradingSandboxFailed(RuntimeError):
@@ -49,15 +52,15 @@ class FreshVerifier(Verifier):
                 received = await where.changes(staged, ANSWER_BYTES)
             except UnsafeEntry as error:
                 raise SandboxExhausted(f"the agent's work cannot be taken out: {error}") from error
-            drop, self.findings = screen(received, lambda name: (staged / name).read_bytes() if (staged / name).is_file() else b"")
-            for name in drop:
-                _remove(staged / name)
-            return await self._verify_in_fresh(where, staged, received)
+            drop, self.findings = await asyncio.to_thread(screen, received, lambda name: read_file(staged, name, ANSWER_BYTES) or b"")
+            drop += _instead_of_kept(received)
+            await asyncio.to_thread(remove, staged, drop)
+            return await self._verify_in_fresh(where, staged, received, set(drop))
         finally:
-            self._record(staged)
+            await asyncio.to_thread(self._record, staged)
             await asyncio.to_thread(shutil.rmtree, staged, ignore_errors=True)
 
-    async def _verify_in_fresh(self, where: Gradable, staged: Path, received: Received) -> VerifierResult:
+    async def _verify_in_fresh(self, where: Gradable, staged: Path, received: Received, drop: set[str]) -> VerifierResult:
         fresh = where.sibling(f"{where.session_id}__grading")
         try:
             try:
@@ -65,9 +68,11 @@ class FreshVerifier(Verifier):
             except Exception as error:
                 where.host = fresh.host  # the failure is of that place
                 raise GradingSandboxFailed(f"{type(error).__name__}: {error}") from error
-            await fresh.remove(keep_removed(received.gone))
-            if any(staged.iterdir()):
-                await fresh.upload_dir(staged, fresh.workdir)
+            links = [(name, target) for name, target in received.links if name not in drop]
+            replaced = [name for name in _in_place_of(received) if name not in drop and not (staged / name).is_dir()]
+            await fresh.remove([*keep_removed(received.gone), *replaced])  # what they replace may be a directory
+            if links or any(staged.iterdir()):
+                await fresh.lay(staged, links)
             self.environment = fresh
             with fresh.with_default_user(where.default_user):
                 result = await super().verify()
@@ -78,30 +83,58 @@ class FreshVerifier(Verifier):
             return result
         finally:
             self.environment = where
+            self.findings += [Finding("link-outside", link) for link in fresh.refused_links[:8]]
+            self.findings += [Finding("left-out", name) for name in fresh.left_out[:8]]
             await asyncio.shield(fresh.stop(delete=True))
+
+    @override
+    def _parse_reward_json(self) -> dict[str, float | int]:
+        self._refuse_large(self.trial_paths.reward_json_path)
+        return super()._parse_reward_json()
+
+    @override
+    def _parse_reward_text(self) -> dict[str, float | int]:
+        self._refuse_large(self.trial_paths.reward_text_path)
+        return super()._parse_reward_text()
+
+    def _refuse_large(self, path: Path) -> None:
+        if path.stat().st_size > REWARD_BYTES:
+            raise VerifierOutputParseError(f"{path.name} has more than {REWARD_BYTES} bytes")
 
     def _record(self, staged: Path) -> None:
         """Keep a small answer beside the trial's other files, and what was found about it in any case."""
         directory = self.trial_paths.trial_dir  # not below verifier/, which is filled from the sandbox
-        files = [path for path in sorted(staged.rglob("*")) if path.is_file() and not path.is_symlink()]
+        found = list(files(staged))
         (directory / ANSWER).write_text(
             json.dumps(
                 {
-                    "files": {str(path.relative_to(staged)): path.stat().st_size for path in files[:1000]},
+                    "files": {printable(name): size for name, size in found[:1000]},
                     "findings": [finding.as_dict() for finding in self.findings[:200]],
                 },
                 indent=1,
             )
         )
-        if sum(path.stat().st_size for path in files) <= KEPT_ANSWER_BYTES:
-            for path in files:
-                target = directory / "answer" / path.relative_to(staged)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
+        if sum(size for _, size in found) <= KEPT_ANSWER_BYTES:
+            for name, _ in found:
+                data = read_file(staged, name, KEPT_ANSWER_BYTES)
+                if data is not None:
+                    target = directory / "answer" / name
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(data)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _in_place_of(received: Received) -> list[str]:
+    """Written names that the baseline knew, or that had something below them."""
+    there = set(received.known) | _above(received.gone)
+    return [name for name in received.written if name in there]
+
+
+def _instead_of_kept(received: Received) -> list[str]:
+    """Files and links in the place of a directory of which something stays: that stays too."""
+    kept = set(received.gone) - set(keep_removed(received.gone))
+    above, directories = _above(kept), _above(received.written)
+    return [name for name in received.written if name in above and name not in directories]
+
+
+def _above(names: Iterable[str]) -> set[str]:
+    return {str(parent) for name in names for parent in PurePosixPath(name).parents}

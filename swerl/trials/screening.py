@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from swerl.trials.sandboxes.tree import Received
+from swerl.trials.sandboxes.received import Received, printable
 
 _STARTUP = {"sitecustomize.py", "usercustomize.py", "sitecustomize", "usercustomize"}
 _PYTEST = {"conftest.py", "pytest.ini", ".pytest.ini", "pytest.toml", "tox.ini"}
@@ -31,7 +31,7 @@ class Finding:
     path: str
 
     def as_dict(self) -> dict[str, str]:
-        return {"kind": self.kind, "path": self.path[:500]}
+        return {"kind": self.kind, "path": printable(self.path[:500])}
 
 
 def screen(received: Received, content: Callable[[str], bytes]) -> tuple[list[str], list[Finding]]:

@@ -57,6 +57,7 @@ def small_world(tmp_path_factory) -> dict[str, str]:
         "training.val_n": "1",
         "training.save_freq": "1",
         "harbor_runtime.num_workers": "8",
+        "watch.steps": "99",  # that this policy learns nothing is no reason to end its run
     }
 
 
@@ -97,6 +98,17 @@ class Run:
         """kill -9 of the newest process of that name, as the supervisor's events name it."""
         started = [e for e in self.events("supervisor") if e["kind"] == "process.started" and e["process"] == process]
         os.kill(started[-1]["pid"], signal.SIGKILL)
+
+    def descendant(self, title: str) -> int:
+        """The living process of the run whose command begins with ``title``."""
+        token = self.dir.token.read_bytes().strip()
+        for path in PROC.glob("[0-9]*"):
+            try:
+                if (path / "cmdline").read_text().startswith(title) and token in (path / "environ").read_bytes():
+                    return int(path.name)
+            except OSError:  # it ended meanwhile, or is not ours to read
+                continue
+        raise AssertionError(f"no {title} runs")
 
     def output(self) -> str:
         return (self.dir.root.parent / f"{self.dir.id}.out").read_text()[-4000:]

@@ -1,8 +1,8 @@
-"""Makes the shared parts of the runner's tests importable as `trialkit`, and keeps litellm from asking the network."""
+"""Makes the parts that tests share importable as `trialkit` (the runner's) and `attackkit`, and keeps litellm from asking the network."""
 
 import os
 import sys
 from pathlib import Path
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "trials"))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "trials"), str(Path(__file__).resolve().parent)]

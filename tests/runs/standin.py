@@ -15,6 +15,8 @@ import time
 from multiprocessing import resource_tracker, shared_memory
 from pathlib import Path
 
+import psutil
+
 from swerl.errors import SwerlError
 from swerl.record.events import EventLog
 from swerl.record.metrics import MetricsLog
@@ -38,6 +40,8 @@ def plan_of(run, steps):
         trainer=ProcessSpec("trainer", (*me, "trainer", str(run.root), str(steps)), run.trainer_log, stop_grace_s=3.0),
         total_steps=int(steps),
         max_restarts=2,
+        engine_gone_s=float(os.environ.get("STANDIN_ENGINE_GONE_S", "60")),
+        trainer_restarts=int(os.environ.get("STANDIN_RESTARTS", "0")),
         restart_delay_s=0.05,
         sweep_grace_s=0.3,
         tick_s=0.02,
@@ -102,7 +106,8 @@ def service(run_dir, name):
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     announce(run.services, name, {"url": f"http://127.0.0.1:{server.server_port}", "token": "t"})
     if name == "runner":  # something with a session of its own and no environment, as a sandbox
-        subprocess.Popen(["/bin/sleep", "300"], start_new_session=True, env={})
+        sandbox = psutil.Process(subprocess.Popen(["/bin/sleep", "300"], start_new_session=True, env={}).pid)
+        left_on_purpose(f"{sandbox.pid} {sandbox.create_time():.2f}")
     server.serve_forever()
 
 
@@ -125,6 +130,12 @@ def trainer(run_dir, steps):
         time.sleep(STEP_S)
         if os.environ.get("STANDIN_FAIL_AT") == str(step):
             raise MemoryError("no room for the optimizer")
+        if os.environ.get("STANDIN_LOST_AT") == str(step) and not once_lost(run):
+            events.emit("engine.died", replica="a:1", cause="its server says that the engine is dead", in_flight=2)
+            if os.environ.get("STANDIN_LOST_HANGS"):
+                time.sleep(600)  # as an update that waits for a rank that is gone
+            print("SWERL-R120 the engine is dead", flush=True)
+            return 4
         if os.environ.get("STANDIN_HANG_AT") == str(step):
             time.sleep(600)  # as a replay buffer whose workers have died
         if os.environ.get("STANDIN_TRAINS_NOTHING"):
@@ -138,6 +149,21 @@ def trainer(run_dir, steps):
     return 0
 
 
+def left_on_purpose(line):
+    """Tell the test session, where there is one, what to end (`left`)."""
+    if "SWERL_TEST_STANDINS" in os.environ:
+        with Path(os.environ["SWERL_TEST_STANDINS"]).open("a") as file:
+            file.write(f"{line}\n")
+
+
+def once_lost(run):
+    """Whether the engine has been lost as often as ``STANDIN_LOST_TIMES`` says (once); counts this time."""
+    count = run.root / "lost"
+    lost = int(count.read_text()) if count.exists() else 0
+    count.write_text(str(lost + 1))
+    return lost >= int(os.environ.get("STANDIN_LOST_TIMES", "1"))
+
+
 def descendants(run):
     """What Ray and vLLM leave: processes in other sessions and groups, one deaf to SIGTERM, one renamed, and a shared-memory segment."""
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(300)"
@@ -147,6 +173,7 @@ def descendants(run):
     segment = shared_memory.SharedMemory(create=True, size=4096)
     resource_tracker.unregister(segment._name, "shared_memory")  # so that only the supervisor removes it
     descendants.segment = segment
+    left_on_purpose(f"segment {segment.name}")
     (run.root / "segment").write_text(segment.name)
     with (run.root / "segments").open("a") as file:
         file.write(f"{segment.name}\n")

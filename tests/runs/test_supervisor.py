@@ -186,6 +186,56 @@ def test_a_killed_trainer_ends_the_run_as_failed_and_the_same_command_goes_on(ro
     assert_complete(second)
 
 
+def starts(run):
+    return [e["pid"] for e in read_events(run.events_of("supervisor")) if e["kind"] == "process.started" and e["process"] == "trainer"]
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_trainer_that_lost_its_engine_is_started_again_and_the_services_stay(root, hangs):
+    """Whether it ends by itself or waits for an engine that will never answer: an event, an alarm with the cause, and on it goes."""
+    more = {"lost_hangs": 1, "engine_gone_s": 0.5} if hangs else {}
+    drive = Drive(root, lost_at=5, restarts=3, watch="{}", **more)
+    code, output = drive.end()
+    assert code == 0, output
+    assert_complete(drive)
+    assert "the engine died (its server says that the engine is dead); 2 requests wait" in output
+    assert "SWERL-W505" in output and "trainer died" in output and "starting it again from the newest checkpoint" in output
+    supervisor = list(read_events(drive.run.events_of("supervisor")))
+    assert len(starts(drive.run)) == 2
+    assert [e["process"] for e in supervisor if e["kind"] == "process.started"] == ["gateway", "runner", "trainer", "trainer"]
+    (raised,) = [e for e in supervisor if e["kind"] == "alarm.raised" and e["id"] == "SWERL-W505"]
+    (died,) = [e for e in read_events(drive.run.events_of("trainer")) if e["kind"] == "engine.died"]
+    assert raised["time"] - died["time"] < 10 and "a:1" in raised["message"]
+    assert [e["id"] for e in supervisor if e["kind"] == "alarm.cleared"] == ["SWERL-W505"]
+
+
+def test_a_killed_trainer_is_started_again_with_what_it_left_ended(root):
+    drive = Drive(root, steps=40, restarts=1)
+    drive.wait_for("checkpoint.committed", "trainer", step=3)
+    (pid,) = starts(drive.run)
+    before = {seen.pid for seen in leftovers(drive.run)}
+    os.kill(pid, signal.SIGKILL)
+    drive.wait_for("process.died", process="trainer")
+    drive.wait_for("step.begin", "trainer", step=20)
+    gateway = {e["pid"] for e in read_events(drive.run.events_of("supervisor")) if e["kind"] == "process.started"} - set(starts(drive.run))
+    kept = {seen.pid for seen in leftovers(drive.run)} & before
+    assert gateway <= kept, "gateway and runner live on"
+    assert not {p for p in kept if b"time.sleep(300)" in _command_line(Path("/proc", str(p)))}, (
+        "what the killed trainer had started is ended"
+    )
+    code, output = drive.end()
+    assert code == 0, output
+    assert_complete(drive, 40)
+
+
+def test_a_trainer_that_gets_nowhere_is_not_started_for_ever(root):
+    drive = Drive(root, lost_at=5, lost_times=99, restarts=2)
+    code, output = drive.end()
+    assert (code, drive.row.state) == (1, State.FAILED), output
+    assert len(starts(drive.run)) == 3 and "SWERL-R008" in output
+    assert_clean(drive.run)
+
+
 def test_a_trainer_that_fails_is_quoted_from_its_log(root):
     drive = Drive(root, fail_at=4)
     code, output = drive.end()
