@@ -87,7 +87,7 @@ def check_pattern(pattern: str) -> None:
         pattern.format_map(known)
     except (KeyError, ValueError, IndexError, AttributeError) as error:
         what = f"the pattern {pattern!r} cannot be filled in: {error}"
-        raise fail("SWERL-D022", what, f"use {', '.join('{%s}' % name for name in known)}") from error
+        raise fail("SWERL-D022", what, "use " + ", ".join(f"{{{name}}}" for name in known)) from error
 
 
 def check(row: Mapping[str, Any], number: int, image_pattern: str = "") -> Record | list[Problem]:

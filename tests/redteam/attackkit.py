@@ -31,9 +31,10 @@ def chain(name: str, target: str | Path, depth: int = 40) -> str:
 
 
 def chain_python(name: str, target: str | Path, depth: int = 40) -> str:
-    """The same for tested code, below the directory where it is."""
+    """The same for tested code, below the directory where it is; as often as the tests are run."""
     deep, up = "/".join(f"d{level}" for level in range(depth)), "/".join([".."] * depth)
-    return f"import os\nos.makedirs({deep!r})\nos.symlink({up!r}, {deep + '/up'!r})\nos.symlink({f'{deep}/up/{up}{target}'!r}, {name!r})\n"
+    links = {f"{deep}/up": up, name: f"{deep}/up/{up}{target}"}
+    return f"import os\nos.makedirs({deep!r}, exist_ok=True)\nfor a, b in {links!r}.items():\n    os.path.lexists(a) or os.symlink(b, a)\n"
 
 
 @dataclass(frozen=True)

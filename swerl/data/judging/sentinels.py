@@ -25,7 +25,7 @@ _HAS_ENDS = "end_col_offset" in getattr(ast.expr, "_attributes", ())  # Python 3
 
 
 def twin(source, draw):
-    """(changed text, names of its test functions) with choices from ``draw`` (random.Random); None if the text is not Python or has no test."""
+    """(changed text, names of its test functions) with choices from ``draw`` (random.Random); None: no Python, or no test."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError):
@@ -47,8 +47,7 @@ def twin(source, draw):
     if not edits:
         return None
     data = source.encode("utf-8")
-    for edit in sorted((piece for edit in edits for piece in edit), reverse=True):
-        begin, end, new = edit
+    for begin, end, new in sorted((piece for edit in edits for piece in edit), reverse=True):
         data = data[:begin] + new.encode("utf-8") + data[end:]
     changed = data.decode("utf-8")
     try:

@@ -8,7 +8,7 @@ expected values, where tests can run without them (`calls`, `records`).
 |---|---|---|
 | hidden.py of the generator | `calls` | results of calls, compared here |
 | test.sh, config.json of a converted record | `records` | the outcome of every named test, from signed reports of `judging.runner` |
-| any other test.sh | `scripts` | its reward file and its end; unittest and pytest in it run under `judging.runner`, whose reports must agree |
+| any other test.sh | `scripts` | its reward file and end; unittest and pytest run under `judging.runner`, whose reports must agree |
 """
 
 from __future__ import annotations
@@ -46,13 +46,14 @@ class Answer:
 class Ended:
     """One run of the tests. ``code`` is the command's exit code as the sandbox's first process saw it (128 + a signal's number), ``output``
     what it printed, ``logs`` what came out of /logs/verifier, ``key`` what the key file held at last, ``unlike`` the names of test files
-    that are not what was staged, ``wrote`` whether there is a reward file that nobody asked for."""
+    that are not what was staged, ``added`` those that were not, ``wrote`` reward files that nobody asked for."""
 
     code: int
     output: str
     logs: Path
     key: str = ""
     unlike: Sequence[str] = ()
+    added: Sequence[str] = ()
     wrote: Sequence[str] = ()
 
 
@@ -63,9 +64,10 @@ class Verdict:
 
 
 class Grader(Protocol):
-    """``fetches``: whether /logs/verifier is wanted."""
+    """``goes``: names below /tests that the tests themselves replace or remove. ``asks``: whether a reward file is asked for."""
 
-    fetches: bool
+    goes: frozenset[str]
+    asks: bool
 
     @property
     def command(self) -> str: ...

@@ -13,8 +13,8 @@ from typing import Any
 from swerl.data import judging
 from swerl.data.generate import harbor
 from swerl.trials.graders import LOGS, TESTS, Answer, Ended, Verdict, by_signal
+from swerl.trials.sandboxes.received import read_file
 from swerl.trials.screening import Finding
-from swerl.trials.received import read_below
 
 _FILE_BYTES = 1 << 20
 
@@ -31,7 +31,8 @@ class Calls:
     cases: Sequence[tuple[str, str, Any]]
     workdir: str
     original: Path
-    fetches: bool = False
+    goes: frozenset[str] = frozenset()
+    asks: bool = False
     nonce: str = field(default_factory=lambda: secrets.token_hex(8))
 
     @property
@@ -62,8 +63,8 @@ class Calls:
             findings.append(Finding("results-doubled", f"{len(lines) - len(results)} more than calls"))
         if ended.wrote:
             findings.append(Finding("wrote-verdict", ", ".join(f"{LOGS}/{name}" for name in ended.wrote)))
-        if ended.unlike:
-            findings.append(Finding("tests-changed", ", ".join(ended.unlike)))
+        if ended.unlike or ended.added:
+            findings.append(Finding("tests-changed", ", ".join([*ended.unlike, *ended.added])))
         told = [results.get(str(number)) for number in range(len(self.cases))]
         right = [result == json.dumps(wanted) for result, (_, _, wanted) in zip(told, self.cases, strict=True)]
         solved = ended.code == 0 and complete and all(right) and not findings
@@ -72,14 +73,14 @@ class Calls:
 
     def _keep(self, ended: Ended, told: Sequence[str | None]) -> None:
         lines = [
-            f"{'ok' if result == json.dumps(right) else 'FAILED'}  {module}.{call} is {(result or 'no result')[:200]}, right is {json.dumps(right)}"
+            f"{'ok' if result == json.dumps(right) else 'FAILED'}  {module}.{call} is {(result or 'nothing')[:200]}, right is {json.dumps(right)}"
             for result, (module, call, right) in zip(told, self.cases, strict=True)
         ]
         (ended.logs / "test-stdout.txt").write_text("\n".join(lines) + f"\nexit code {ended.code}\n", errors="replace")
 
     def _edited(self, answer: Answer) -> bool:
         for path in self.original.iterdir():
-            new = read_below(answer.directory, path.name, _FILE_BYTES)
+            new = read_file(answer.directory, path.name, _FILE_BYTES)
             if path.name in answer.gone or (new is not None and new != path.read_bytes()):
                 return True
         return False

@@ -15,7 +15,7 @@ from swerl.data import judging
 from swerl.data.convert import REPORT
 from swerl.data.judging.judge import judge
 from swerl.trials.graders import KEY, STDOUT, TESTS, Answer, Ended, NoVerdict, Verdict, by_signal, nothing, reports
-from swerl.trials.received import read_below
+from swerl.trials.sandboxes.received import read_file
 from swerl.trials.screening import Finding
 
 _OUT_OF_SIGHT = ("judge.py", "config.json")
@@ -31,7 +31,8 @@ def grader(tests: Path) -> Records | None:
 @dataclass(slots=True)
 class Records:
     wanted: Mapping[str, Sequence[str]]
-    fetches: bool = True
+    goes: frozenset[str] = frozenset({KEY, "tests.patch"})
+    asks: bool = False
     key: str = field(default_factory=lambda: secrets.token_hex(32))
 
     @property
@@ -51,7 +52,7 @@ class Records:
         told, findings = reports.read(ended, REPORT, self.key)
         if not told and not findings:
             raise NoVerdict(RewardFileNotFoundError(f"no test runner ran (exit code {ended.code} of test.sh)"))
-        output = (read_below(ended.logs, Path(STDOUT).name, _OUTPUT_BYTES) or b"").decode(errors="replace")
+        output = (read_file(ended.logs, Path(STDOUT).name, _OUTPUT_BYTES) or b"").decode(errors="replace")
         rewards = judge({name: list(names) for name, names in self.wanted.items()}, told, output) or {"reward": 0.0}
         if rewards.pop("forged", 0):
             findings.append(Finding("forged-output", "the output calls tests passed that did not pass"))

@@ -12,7 +12,7 @@ import json
 from typing import Any
 
 from swerl.trials.graders import Ended
-from swerl.trials.received import read_below
+from swerl.trials.sandboxes.received import read_file
 from swerl.trials.screening import Finding
 
 REPORT_BYTES = 32 << 20
@@ -20,7 +20,7 @@ REPORT_BYTES = 32 << 20
 
 def read(ended: Ended, name: str, key: str) -> tuple[list[dict[str, Any]], list[Finding]]:
     """The reports, in their order, and what is wrong with them."""
-    text = read_below(ended.logs, name, REPORT_BYTES)
+    text = read_file(ended.logs, name, REPORT_BYTES)
     reports = []
     for line in (text or b"").splitlines():
         try:

@@ -23,7 +23,7 @@ from harbor.verifier.verifier import RewardFileEmptyError, RewardFileNotFoundErr
 
 from swerl.data import judging
 from swerl.trials.graders import KEY, LOGS, STDOUT, TESTS, Answer, Ended, NoVerdict, Verdict, by_signal, nothing, reports
-from swerl.trials.received import read_below
+from swerl.trials.sandboxes.received import read_file
 from swerl.trials.screening import Finding
 
 REPORT = "swerl-tests.json"
@@ -39,7 +39,9 @@ _PYTHON = re.compile(
     r"(?P<tool>unittest|pytest)(?=[\s;)&|])"
 )
 _BARE = re.compile(
-    r"(?P<lead>(?:^|[;&|({!]|\bthen\b|\bdo\b|\belse\b|\bif\b)[ \t]*)" + _TIMEOUT + r"(?P<run>(?:uv|poetry|pdm)[ \t]+run[ \t]+(?:-\S+[ \t]+)*)?"
+    r"(?P<lead>(?:^|[;&|({!]|\bthen\b|\bdo\b|\belse\b|\bif\b)[ \t]*)"
+    + _TIMEOUT
+    + r"(?P<run>(?:uv|poetry|pdm)[ \t]+run[ \t]+(?:-\S+[ \t]+)*)?"
     r"(?P<tool>pytest|py\.test)(?=[\s;)&|])",
     re.MULTILINE,
 )
@@ -51,7 +53,8 @@ _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 class Scripts:
     workdir: str
     sentinels: bool = True
-    fetches: bool = True
+    goes: frozenset[str] = frozenset({KEY})
+    asks: bool = True
     key: str = field(default_factory=lambda: secrets.token_hex(32))
     runs: int = 0  # places in the script where the runner stands
 
@@ -98,7 +101,7 @@ class Scripts:
 
     def _rewards(self, ended: Ended) -> dict[str, float]:
         for name, parse in (("reward.json", _from_json), ("reward.txt", _from_text)):
-            data = read_below(ended.logs, name, REWARD_BYTES)
+            data = read_file(ended.logs, name, REWARD_BYTES)
             if data is None:
                 if (ended.logs / name).is_symlink() or (ended.logs / name).exists():
                     raise NoVerdict(VerifierOutputParseError(f"{name} is no regular file of at most {REWARD_BYTES} bytes"))
