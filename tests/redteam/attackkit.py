@@ -52,15 +52,19 @@ class Played:
 
 
 def play(tmp_path: Path, *commands: str, policy: Any = None, task: Path | None = None, agent: Any = MINI, **settings: Any) -> Played:
-    """One trial of `make_task` (or ``task``) with one attempt, whose agent runs the commands, one a turn, and ends."""
+    """One trial of `make_task` (or ``task``) with one attempt, whose agent runs the commands, one a turn, and ends. ``mounts``: into the
+    sandboxes, as Harbor's configuration has them."""
 
     async def main() -> Played:
         made = {name: settings.pop(name) for name in ("files", "verifier_timeout") if name in settings}
+        mounts = settings.pop("mounts", None)
         where = task or make_task(tmp_path, test_sh=CARELESS, **made)
         sandbox = settings_for(tmp_path).sandbox
         sandbox = {**sandbox, "limits": {**sandbox["limits"], "inodes": 200_000}}
         how = {"max_attempts": 1, "agent": agent, "sandbox": sandbox, **settings}
         async with Running(tmp_path / "run", policy or script(*commands), **how) as running:
+            if mounts:
+                running.runner.settings.harbor["environment"]["mounts"] = mounts
             result = await running.run(where)
             seen = [m["content"] for request in running.gateway.requests[-1:] for m in request["messages"] if m["role"] == "tool"]
             return Played(result, {event["what"] for event in running.events("trial.finding")}, seen, running)

@@ -72,10 +72,10 @@ class Calls:
         return Verdict({"reward": float(solved), "edited": float(self._edited(answer))}, findings)
 
     def _keep(self, ended: Ended, told: Sequence[str | None]) -> None:
-        lines = [
-            f"{'ok' if result == json.dumps(right) else 'FAILED'}  {module}.{call} is {(result or 'nothing')[:200]}, right is {json.dumps(right)}"
-            for result, (module, call, right) in zip(told, self.cases, strict=True)
-        ]
+        lines = []
+        for result, (module, call, right) in zip(told, self.cases, strict=True):
+            word = "ok" if result == json.dumps(right) else "FAILED"
+            lines.append(f"{word}  {module}.{call} is {(result or 'nothing')[:200]}, right is {json.dumps(right)}")
         (ended.logs / "test-stdout.txt").write_text("\n".join(lines) + f"\nexit code {ended.code}\n", errors="replace")
 
     def _edited(self, answer: Answer) -> bool:
