@@ -12,7 +12,7 @@ from swerl.facts.memory import GIB, size
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.configuration import is_held
 from swerl.preflight.context import Context
-from swerl.preflight.host import meminfo
+from swerl.preflight.host import existing_parent, meminfo
 from swerl.record.process import TOKEN_VARIABLE, Seen, environment_of, every_process, owned_processes
 from swerl.record.rundir import RunDir
 
@@ -165,6 +165,27 @@ class KernelCache(Check):
                 return
 
 
+class Caches(Check):
+    id = "SWERL-P714"
+    family = "host"
+    title = "home directory"
+    asks = "vLLM and transformers can write their caches, which are below the home directory where nothing else is said"
+    remedy = "set HOME to a directory of yours, or the variable named"
+    live = True
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        common = Path(ctx.env.get("XDG_CACHE_HOME") or ctx.host.home / ".cache")
+        for variable, name in (("HF_HOME", "huggingface"), ("VLLM_CACHE_ROOT", "vllm")):
+            place = Path(ctx.env.get(variable) or common / name)
+            parent = existing_parent(place)
+            if not place.is_absolute():
+                yield self.found(f"this user has no home directory for {place.name}", variable)
+            elif not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+                yield self.found(f"{place} cannot be written, because {parent} cannot", variable)
+            else:
+                yield Fact(f"{name} in {place}")
+
+
 class Leftovers(Check):
     id = "SWERL-P711"
     family = "host"
@@ -214,4 +235,4 @@ def _named(found: list[Seen]) -> str:
     return ", ".join(f"{seen.command} (pid {seen.pid})" for seen in found[:3])
 
 
-CHECKS = (Limits(), ControlGroups(), FileSystems(), KernelCache(), Leftovers())
+CHECKS = (Limits(), ControlGroups(), FileSystems(), KernelCache(), Caches(), Leftovers())

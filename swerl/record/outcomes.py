@@ -124,6 +124,7 @@ class Evidence:
     context_overflow: bool = False
     ended_by: Outcome | None = None  # TAIL_KILLED or CANCELLED when the runner ended it, AGENT_TIMEOUT when its own clock did
     grading_disabled: bool = False
+    before_agent: bool = False  # it ended while the sandbox or the agent was set up, so the agent has done nothing
     unanswered: bool = False  # the agent had no answer to a request because of us, as the gateway or its absence says
 
 
@@ -150,6 +151,8 @@ def classify(evidence: Evidence) -> Outcome:
         outcome = _OUTCOME_OF.get(evidence.exception, Outcome.INFRA_FAILED)
         if outcome is Outcome.CANCELLED:  # nobody of ours ended it
             return Outcome.INFRA_FAILED
+        if outcome is Outcome.AGENT_ERROR and evidence.before_agent:
+            return Outcome.ENV_FAILED
         return outcome
     if evidence.context_overflow:
         return Outcome.CONTEXT_OVERFLOW

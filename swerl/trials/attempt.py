@@ -278,6 +278,7 @@ class AttemptRunner:
             hit_max_turns=stop == "max_turns",
             context_overflow=stop == "context_overflow",
             grading_disabled=trial.config.verifier.disable,
+            before_agent=attempt.agent_began is None,
         )
         attempt.rewards = {key: float(value) for key, value in (rewards or {}).items()}
         attempt.error = f"{error.exception_type}: {error.exception_message}"[:2000] if error else None
@@ -293,7 +294,7 @@ class AttemptRunner:
             findings += [Finding("left-running", line).as_dict() for line in environment.leftovers[:8]]
             findings += [Finding("link-outside", link).as_dict() for link in environment.refused_links[:8]]
             findings += [Finding("left-out", name).as_dict() for name in environment.left_out[:8]]
-        if error is not None and error.exception_type in FORFEITS:
+        if error is not None and error.exception_type in FORFEITS and not attempt.evidence.before_agent:
             findings.append(Finding("sandbox-exhausted", error.exception_message or "").as_dict())
         if error is not None and error.exception_type == "AgentTimeoutError":
             findings.append(Finding("agent-timeout", f"after {attempt.agent_s:.0f} s").as_dict())

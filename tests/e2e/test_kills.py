@@ -63,6 +63,43 @@ def test_each_process_killed_once(run_of):
     assert versions == {"init:0": 4, "L2:3": 4}
 
 
+TREE = (
+    "ray::TrialWorker",  # runs the groups
+    "ray::EngineBridge",
+    "ray::vLLMHttpServer",
+    "VLLM::EngineCore",
+    "ray::GlobalRequestLoadBalancer",
+    "ray::SimpleStorageUnit",  # the TransferQueue's rows
+    "ray::TransferQueueController",
+    "ray::WorkerDict",  # the policy's optimizer
+    "ray::TrainerTask",
+    "raylet",
+    "gcs_server",
+)
+
+
+@pytest.mark.long
+def test_every_process_of_the_tree_killed_in_one_run(run_of):
+    """Each while trials of another step are sampled; the run goes on by itself every time, and every step is there once."""
+    steps = len(TREE) + 1
+    run = run_of("tree-of-processes", **{"training.total_steps": str(steps), "training.test_freq": "-1", "harbor_runtime.num_workers": "2"})
+    run.start()
+    took = {}
+    for step, victim in enumerate(TREE, 1):
+        run.await_event("trainer", "step.begin", step=step)
+        run.await_event("runner", "trial.started", step=step)
+        killed = time.time()
+        os.kill(run.descendant(victim), signal.SIGKILL)
+        run.await_event("trainer", "checkpoint.committed", step=step)
+        took[victim] = time.time() - killed
+        print(f"{victim}: {took[victim]:.0f} s", flush=True)
+    assert run.wait() == 0, run.output()
+    assert run.leftovers() == []
+    assert [row.step for row in run.metrics() if row.step] == list(range(1, steps + 1))
+    per_identity = collections.Counter(tuple(r["identity"].values()) for r in run.settled() if r["graded"])
+    assert set(per_identity.values()) == {1}
+
+
 @pytest.mark.long
 def test_a_killed_engine_is_seen_and_replaced_and_nothing_is_judged_by_it(run_of, monkeypatch):
     """vLLM's own process, while agents sample that give up after a few tries."""

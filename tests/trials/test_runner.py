@@ -235,10 +235,15 @@ def test_what_cannot_be_judged_is_absent_never_zero(tmp_path):
     async def main():
         task = make_task(tmp_path, "mute", test_sh="#!/bin/bash\nexit 0\n")
         stuck = make_task(tmp_path, "stuck", test_sh="#!/bin/bash\nsleep 100\n", verifier_timeout=1)
+        large = make_task(tmp_path, "large")
+        (large / "environment" / "data.bin").write_bytes(bytes(80 << 20))  # more than this sandbox's disk
         async with Running(tmp_path / "run", breaker_failures=99) as running:
             result = await running.run(task)
             assert (result.outcome, result.graded, result.reward, result.in_loss) == (Outcome.ENV_FAILED, False, None, False)
             assert result.attempts == 2 and "RewardFileNotFoundError" in result.error
+            result = await running.run(large)
+            assert (result.outcome, result.graded, result.reward, result.in_loss) == (Outcome.ENV_FAILED, False, None, False)
+            assert result.attempts == 2 and "No space left" in result.error and "findings" not in result.info, "no agent has done anything"
             result = await running.run(stuck)
             assert (result.outcome, result.reward) == (Outcome.VERIFIER_TIMEOUT, None)
             gone = await running.run(tmp_path / "nowhere")
