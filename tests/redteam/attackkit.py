@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ cd /app
 if PYTHONPATH=/app:/tests timeout 20 python3 -m unittest -q test_calc; then echo 1 > /logs/verifier/reward.txt
 else echo 0 > /logs/verifier/reward.txt; fi
 """
+PLAYED: list[tuple[str, float | None, str, list[str]]] = []
 MINI = {"import_path": "swerl.trials.agents.mini:MiniAgent", "kwargs": {"max_turns": 9, "command_timeout_s": 8}}
 
 
@@ -51,6 +53,12 @@ class Played:
         return self.running.settings.trials_dir / self.result.trial_name
 
 
+def note(result: Any, kinds: set[str]) -> None:
+    """A row of the table that the red team ends with."""
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition("::")[2].rpartition(" ")[0]
+    PLAYED.append((test.removeprefix("test_"), result.reward, result.outcome.value, sorted(kinds)))
+
+
 def play(tmp_path: Path, *commands: str, policy: Any = None, task: Path | None = None, agent: Any = MINI, **settings: Any) -> Played:
     """One trial of `make_task` (or ``task``) with one attempt, whose agent runs the commands, one a turn, and ends. ``mounts``: into the
     sandboxes, as Harbor's configuration has them."""
@@ -67,6 +75,8 @@ def play(tmp_path: Path, *commands: str, policy: Any = None, task: Path | None =
                 running.runner.settings.harbor["environment"]["mounts"] = mounts
             result = await running.run(where)
             seen = [m["content"] for request in running.gateway.requests[-1:] for m in request["messages"] if m["role"] == "tool"]
-            return Played(result, {event["what"] for event in running.events("trial.finding")}, seen, running)
+            kinds = {event["what"] for event in running.events("trial.finding")}
+            note(result, kinds)
+            return Played(result, kinds, seen, running)
 
     return asyncio.run(main())

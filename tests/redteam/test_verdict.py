@@ -314,15 +314,10 @@ def played(tmp_path, mounts, grader, commands):
     return play(tmp_path, *commands, task=task, mounts=mounts if grader in ("record", "seen") else [])
 
 
-def told(name, played):
-    print(f"\n{name:52} {played.result.reward}  {', '.join(sorted(played.kinds)) or '-'}", end="")
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_nothing_is_paid_for_a_verdict_of_ones_own(tmp_path, pytest_mounted, name):
     grader, commands, finding = CASES[name]
     result = played(tmp_path, pytest_mounted, grader, commands)
-    told(name, result)
     assert result.result.reward == 0.0 and result.result.in_loss, result.result
     assert finding is None or finding in result.kinds, result.kinds
 
@@ -331,7 +326,6 @@ def test_nothing_is_paid_for_a_verdict_of_ones_own(tmp_path, pytest_mounted, nam
 def test_what_cannot_be_prevented_is_named(tmp_path, pytest_mounted, name):
     grader, commands, finding = NAMED[name]
     result = played(tmp_path, pytest_mounted, grader, commands)
-    told(name, result)
     assert finding in result.kinds, result.kinds
 
 
@@ -341,7 +335,6 @@ def test_the_honest_fix_is_paid_and_no_answer_is_not(tmp_path, pytest_mounted, g
         place = tmp_path / name
         place.mkdir()
         result = played(place, pytest_mounted, grader, commands)
-        told(f"{grader}: {name}", result)
         assert (result.result.reward, result.kinds) == (reward, set()), result.result
 
 
