@@ -46,6 +46,7 @@ class FreshVerifier(Verifier):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.findings: list[Finding] = []
+        self.handed_over = False  # the fresh sandbox is up: what breaks from now on breaks by the work or the tests
 
     @override
     async def verify(self) -> VerifierResult:
@@ -78,6 +79,7 @@ class FreshVerifier(Verifier):
             except Exception as error:
                 where.host = fresh.host  # the failure is of that place
                 raise GradingSandboxFailed(f"{type(error).__name__}: {error}") from error
+            self.handed_over = True
             links = [(name, target) for name, target in received.links if name not in drop]
             replaced = [name for name in _in_place_of(received) if name not in drop and not (staged / name).is_dir()]
             await fresh.remove([*keep_removed(received.gone), *replaced])  # what they replace may be a directory

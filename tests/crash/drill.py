@@ -1,7 +1,8 @@
 """The kill drill: ``make drill SEEDS=10``. Real training runs with kills drawn from a seed, beside the undisturbed run.
 
 A run is twelve steps of the demo's profile on a small policy: real verl, vLLM, gateway, runner and sandboxes, one trial at a time, so that
-all numbers follow from the seeds alone. Each seed kills (SIGKILL) every one of `VICTIMS` once, in an order and at moments that it draws.
+all numbers follow from the seeds alone. Each seed kills (SIGKILL) every one of `VICTIMS` and another of the trainer's processes once, in an
+order and at moments that it draws.
 What has to be the same as without kills: every trial's reward, every number of every step that no clock is in, and every tensor of the
 last checkpoint. Ends with 1 when a row is not as it should be.
 """
@@ -23,14 +24,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "e2e"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks" / "trials"))
 from results import machine
-from world import ROOT, Run, make_world, run_in
+from world import PROCESSES, ROOT, Run, make_world, run_in
 
 from swerl.artifacts import compare
 from swerl.record import checkpoints
 
 STEPS = 12
 SERVICES = ("gateway", "runner")  # started again while the trainer goes on
-VICTIMS = (*SERVICES, "trainer", "VLLM::EngineCore", "tree")  # the tree: the supervisor and all that the kernel ties to it
+VICTIMS = (*SERVICES, "trainer", "tree")  # the tree: the supervisor and all that the kernel ties to it
 PAGE = ROOT / "docs" / "results" / "drill.md"
 COLUMNS = (
     "seed",
@@ -52,10 +53,11 @@ Written by `make drill SEEDS={seeds} WRITE=1`; [drill.json](drill.json) holds th
 Commit {commit}, {date}, {cores} cores, {memory_gib} GiB, load {load_before} before the start.
 
 Training runs of {steps} steps of eight trials on a small policy: real verl, vLLM, gateway, runner and sandboxes, one trial at a time. Each
-seed kills each of {victims} once (SIGKILL), in an order and at moments it draws; the tree is started again by the same command. Compared
-with the undisturbed run ({trials} trials, {solved} of them solved): rewards trial by trial; the {numbers} numbers of metrics.jsonl that no
-clock is in and the {tensors} tensors of the last checkpoint, bit for bit. "Service": the longest from the kill of gateway or runner to the
-next event of a trial or a step. "Others": the longest from the engine's return to that, with the boot before it in brackets.
+seed kills {victims} and another process of the trainer once each (SIGKILL), in an order and at moments it
+draws; the tree is started again by the same command. Compared with the undisturbed run ({trials} trials, {solved} of them solved): rewards
+trial by trial; the {numbers} numbers of metrics.jsonl that no clock is in and the {tensors} tensors of the last checkpoint, bit for bit.
+"Service": the longest from the kill of gateway or runner to the next event of a trial or a step. "Others": the longest from the engine's
+return to that, with the boot before it in brackets.
 """
 
 
@@ -90,7 +92,7 @@ class Row:
         return wrong == 0 and self.equal == trials
 
     def cells(self, trials: int) -> tuple[object, ...]:
-        kills = ", ".join(f"{kill.victim.removeprefix('VLLM::')} {kill.step}" for kill in self.kills)
+        kills = ", ".join(f"{kill.victim.rpartition('::')[2]} {kill.step}" for kill in self.kills)
         wrong = self.lost, self.doubled, f"{self.equal} of {trials}", len(self.other_numbers), len(self.other_tensors), len(self.left)
         times = f"{self.service_s:.1f} s", f"{self.after_boot_s:.1f} s ({self.boot_s:.0f} s)", f"{self.took_s:.0f} s"
         return self.seed, kills, *wrong, *times
@@ -98,12 +100,10 @@ class Row:
 
 def drawn(seed: int, steps: int, step_s: float) -> tuple[Kill, ...]:
     """Each victim once, at steps of their own; the first step is never one, so that there is a checkpoint."""
-    draw = random.Random(seed)
-    victims = draw.sample(VICTIMS, len(VICTIMS))
-    return tuple(
-        Kill(who, step, round(draw.uniform(0, step_s), 2))
-        for who, step in zip(victims, sorted(draw.sample(range(2, steps + 1), len(VICTIMS))), strict=True)
-    )
+    draw, victims = random.Random(seed), [*VICTIMS, PROCESSES[seed % len(PROCESSES)]]
+    draw.shuffle(victims)
+    chosen = sorted(draw.sample(range(2, steps + 1), len(victims)))
+    return tuple(Kill(who, step, round(draw.uniform(0, step_s), 2)) for who, step in zip(victims, chosen, strict=True))
 
 
 def kill(run: Run, one: Kill) -> float:
@@ -116,7 +116,7 @@ def kill(run: Run, one: Kill) -> float:
         os.killpg(run.process.pid, signal.SIGKILL)
         run.process.wait()
         run.start()
-    elif "::" in one.victim:
+    elif one.victim in PROCESSES:
         os.kill(run.descendant(one.victim), signal.SIGKILL)
     else:
         run.kill(one.victim)
