@@ -218,6 +218,7 @@ CASES = {
     "script: no test loaded": ("script", [put("calc.py", NO_TESTS)], None),
     "script: expected values read from the tests": ("script", [put("calc.py", READ_TESTS)], "sentinel-passed"),
     "script: expected values read from the caller": ("script", [put("calc.py", READ_FRAME)], "sentinel-passed"),
+    "script: a writer in the background": ("script", [put("calc.py", BACKGROUND + "def add(a, b): return 0\n")], "names-grader"),
     "script: tests edited while they run": ("script", [put("calc.py", EDIT_TESTS)], None),
 }
 # What is paid for nothing, named in docs/trials.md.
