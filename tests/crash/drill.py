@@ -61,9 +61,9 @@ Commit {commit}, {date}, {cores} cores, {memory_gib} GiB, load {load_before} bef
 Training runs of {steps} steps of eight trials on a small policy: real verl, vLLM, gateway, runner and sandboxes, one trial at a time. Each
 seed kills {victims} and another process of the trainer once each (SIGKILL), in an order and at moments it
 draws; the tree is started again by the same command. Compared with the undisturbed run ({trials} trials, {solved} of them solved): rewards
-trial by trial; the {numbers} numbers of metrics.jsonl that no clock is in and the {tensors} tensors of the last checkpoint, bit for bit, but
-for numbers about the engine's own log-probabilities, which may be {within:g} away: a session that goes on in another engine finds its prefix
-cache cold. Nothing is trained on them.
+trial by trial; the {numbers} numbers of metrics.jsonl that no clock is in and the {tensors} tensors of the last checkpoint, bit for bit.
+Numbers about the engine's own log-probabilities may be {within:g} away: a session that goes on in another engine finds a cold prefix cache.
+Nothing is trained on them.
 
 "Service": the longest from the kill of gateway or runner to the next event of a trial or a step. "Others": the longest from the engine's
 return to that, with the boot before it in brackets.
