@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "e2e"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks" / "trials"))
@@ -198,7 +199,7 @@ def drill(seed: int, run: Run, calm: Run, step_s: float, steps: int) -> Row:
 
 
 def main(seeds: int, write: bool = False, steps: int = STEPS) -> int:
-    where = machine()
+    where, rows = machine(), list[Row]()
     with tempfile.TemporaryDirectory(prefix="drill-") as folder:
         world = make_world(Path(folder), clean_steps=240)
         settings = {
@@ -208,7 +209,6 @@ def main(seeds: int, write: bool = False, steps: int = STEPS) -> int:
             "harbor_runtime.num_workers": "1",
         }
         calm = run_in(world, "undisturbed", settings)
-        rows: list[Row] = []
         runs = [calm]
         try:
             calm.start()
@@ -216,34 +216,44 @@ def main(seeds: int, write: bool = False, steps: int = STEPS) -> int:
             starts = [e["time"] for e in calm.events("trainer") if e["kind"] == "step.begin"]
             step_s = median(later - earlier for earlier, later in pairwise(starts))
             print(f"undisturbed: {time.time() - calm.began:.0f} s, {step_s:.1f} s a step", flush=True)
+            about = what(calm, steps)
             for seed in range(seeds):
                 runs.append(run_in(world, f"seed-{seed}", settings))
                 rows.append(drill(seed, runs[-1], calm, step_s, steps))
                 print(json.dumps(asdict(rows[-1])), flush=True)
+                if write:  # after each: a drill that is ended has done what it has done
+                    publish(rows, about, where)
         finally:
             for run in runs:
                 run.end()
-        expected = rewards(calm)
-        table = lines([COLUMNS, ["---"] * len(COLUMNS), *(row.cells(len(expected)) for row in rows)])
-        about = {
-            "steps": steps,
-            "victims": ", ".join(VICTIMS),
-            "within": ENGINES_WITHIN,
-            "trials": len(expected),
-            "solved": sum(reward == 1 for reward in expected.values()),
-            "numbers": compare.compared(calm.metrics()),
-            "tensors": compare.weights(last_checkpoint(calm), last_checkpoint(calm))[1],
-        }
-    print(f"\n{table}")
-    if write:
-        PAGE.write_text(f"{HEAD.format(seeds=seeds, **about, **where)}\n{table}\n")
-        whole = {"command": f"make drill SEEDS={seeds} WRITE=1", "machine": where, **about, "rows": [asdict(row) for row in rows]}
-        PAGE.with_suffix(".json").write_text(json.dumps(whole, indent=1) + "\n")
-    return 0 if expected and all(row.good(len(expected)) for row in rows) else 1
+    print(f"\n{table(rows, about['trials'])}")
+    return 0 if about["trials"] and all(row.good(about["trials"]) for row in rows) else 1
 
 
-def lines(rows: list) -> str:
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+def what(calm: Run, steps: int) -> dict[str, Any]:
+    """What the page says of all seeds."""
+    expected = rewards(calm)
+    return {
+        "steps": steps,
+        "victims": ", ".join(VICTIMS),
+        "within": ENGINES_WITHIN,
+        "trials": len(expected),
+        "solved": sum(reward == 1 for reward in expected.values()),
+        "numbers": compare.compared(calm.metrics()),
+        "tensors": compare.weights(last_checkpoint(calm), last_checkpoint(calm))[1],
+    }
+
+
+def publish(rows: list[Row], about: dict[str, Any], where: dict[str, Any]) -> None:
+    seeds = len(rows)
+    PAGE.write_text(f"{HEAD.format(seeds=seeds, **about, **where)}\n{table(rows, about['trials'])}\n")
+    whole = {"command": f"make drill SEEDS={seeds} WRITE=1", "machine": where, **about, "rows": [asdict(row) for row in rows]}
+    PAGE.with_suffix(".json").write_text(json.dumps(whole, indent=1) + "\n")
+
+
+def table(rows: list[Row], trials: int) -> str:
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *(row.cells(trials) for row in rows)]
+    return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in lines)
 
 
 if __name__ == "__main__":
