@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swerl.config import load
 from swerl.facts.memory import GIB, Plan, forecast
+from swerl.facts.plan import plan_of
 from swerl.facts.shape import read_shape
 from swerl.forecast.advice import advise, fitting
 from swerl.forecast.outlook import outlook
@@ -100,6 +102,17 @@ def test_the_trainer_on_one_h200_as_it_was_measured(figure):
     passes = 4 if plan.gradient_checkpointing else 3
     assert figure["tokens"] * (passes * layers_s + 3 * head_s) == pytest.approx(seconds, rel=0.25)
     assert foreseen.peak_bytes / GIB == pytest.approx(figure["peak_gib"], rel=0.10)
+
+
+@pytest.mark.parametrize(
+    ("profile", "shape", "gpu_gib"),
+    [(None, "qwen3-30b-a3b", 80), ("qwen3-4b-1gpu", "qwen3-4b", 139), ("qwen3-8b-8gpu", "qwen3-8b", 80)],
+)
+def test_a_shipped_profile_leaves_five_percent_of_its_card(profile, shape, gpu_gib):
+    config = load(PROJECT / "config.yaml", profile, {})
+    foreseen = forecast(read_shape(SHAPES / f"{shape}.json"), plan_of(config, steps=None, gpu_memory_bytes=gpu_gib * GIB))
+    assert foreseen.trainer.peak_bytes <= 0.95 * gpu_gib * GIB
+    assert foreseen.engine.full_sequences >= 2
 
 
 def test_kv_capacity_within_one_percent_of_what_was_measured():
