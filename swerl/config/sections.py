@@ -32,7 +32,7 @@ class Sandbox:
     untrusted: bool
     max_processes: int
     max_file_mb: int
-    tmpfs_mb: int
+    disk_mb: int
 
 
 @dataclass(frozen=True, slots=True)

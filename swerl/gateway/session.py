@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from swerl.gateway.chat import Answer, ChatRequest
-from swerl.gateway.errors import ApiError, context_overflow
+from swerl.gateway.errors import ApiError, SuspendedError, context_overflow
 from swerl.gateway.gate import EngineGate, Hold
 from swerl.gateway.history import Histories, ToolSets
 from swerl.gateway.live import LiveText, LiveTokens
@@ -25,7 +25,7 @@ from swerl.gateway.placement import Placement, Placer
 from swerl.gateway.records import context_record, turn_record
 from swerl.gateway.sampling import Sampled, limit_tokens, request_seed, room_tokens, sample, sampling_for
 from swerl.gateway.settings import GatewaySettings
-from swerl.gateway.tree import Context, SessionTree, Turn, lineage, paths, side_starts, start_of
+from swerl.gateway.tree import Context, SessionTree, Turn, lineage, paths, turns_of_task
 from swerl.record.events import EventLog
 from swerl.record.session_journal import Journal
 
@@ -89,6 +89,7 @@ class Session:
     marks: set[str] = field(default_factory=set)
     unanswered: set[str] = field(default_factory=set)  # places of requests that failed by us, until one there is answered
     closed: str | None = None
+    suspended: bool = False
     aborted: int = 0
     answered_at: float | None = None  # when a client last read an answer of this process (monotonic)
     silent_s: float | None = None  # between that and the session's end
@@ -96,10 +97,12 @@ class Session:
     used_at: float = field(default_factory=time.monotonic)
 
     async def ticket(self, request: ChatRequest) -> Ticket:
-        """Place the request and either find its answer or start sampling it. Raises ApiError."""
+        """Place the request and either find its answer or start sampling it. Raises ApiError and SuspendedError."""
         self.used_at = time.monotonic()
         try:
             return await self._ticket(request)
+        except SuspendedError:
+            raise
         except Exception as error:  # whatever it is, the client is answered 5xx for it unless it is a refusal
             if _is_ours(error):
                 self._fail("")
@@ -109,6 +112,7 @@ class Session:
         async with self.lock:
             self._refuse_if_closed()
             placement = await self._place(request)
+            self._refuse_if_suspended()
             self._note(placement)
             context = placement.context
             if (turn := self._stored_answer(context, request)) is not None:
@@ -126,13 +130,14 @@ class Session:
             return Ticket(request, context, work=work, live=live)
 
     async def result(self, ticket: Ticket, timeout_s: float | None = None) -> Turn:
-        """The sampled turn; it is on disk. Raises TimeoutError after ``timeout_s`` (the work goes on) and ApiError."""
+        """The sampled turn; it is on disk. Raises TimeoutError after ``timeout_s`` (the work goes on), ApiError and SuspendedError."""
         if ticket.turn is None:
             assert ticket.work is not None and ticket.work.task is not None
             try:
                 ticket.turn = await asyncio.wait_for(asyncio.shield(ticket.work.task), timeout_s)
             except asyncio.CancelledError:
                 if ticket.work.task.cancelled():
+                    self._refuse_if_suspended()
                     raise ApiError(401, "session_closed", "The session was closed.") from None
                 raise
             self.delivering.add(ticket.turn.id)
@@ -211,12 +216,15 @@ class Session:
         return None if self.works or self.delivering or self.lock.locked() else self.used_at
 
     async def suspend(self) -> None:
-        """Stop sampling without closing: for the end of the process."""
+        """Stop sampling without closing: for the end of the process. Afterwards nothing writes into the journal."""
+        self.suspended = True
         await self._abort_all()
+        async with self.lock:  # a turn that was being recorded is whole by now
+            pass
 
     def recording(self, which: str = "all") -> dict[str, Any]:
         """The session as training rows; see `tree.paths`."""
-        sides = side_starts(self.tree)
+        turns = turns_of_task(self.tree)
         limit = self.parts.settings.response_tokens
         rows = [
             {**p.as_dict(), "overlong": (limit is not None and len(p.response_ids) >= limit) or (p.main and "overflow" in self.marks)}
@@ -227,14 +235,14 @@ class Session:
             "trial": self.trial,
             "sampling": self.sampling,
             "status": "open" if self.closed is None else f"closed: {self.closed}",
-            "turns": sum(start_of(t) not in sides for t in self.tree.turns),
+            "turns": turns,
             "prompt_tokens": sum(t.parent.end for t in self.tree.turns),
             "sampled_tokens": sum(t.tokens.count for t in self.tree.turns),
             "hold_s": round(self.hold.total_s, 3),
             "overflow": "overflow" in self.marks,
             "max_turns": "max_turns" in self.marks,
             "rerendered": "rerendered" in self.marks,
-            "side_calls": sum(start_of(t) in sides for t in self.tree.turns),
+            "side_calls": len(self.tree.turns) - turns,
             "aborted": self.aborted,
             "paths": rows,
         }
@@ -414,12 +422,15 @@ class Session:
             self.parts.events.emit(f"gateway.{what}", session=self.id, trial=self.trial)
 
     def _turns_so_far(self) -> int:
-        sides = side_starts(self.tree)
-        return sum(start_of(t) not in sides for t in self.tree.turns) + len(self.works)
+        return turns_of_task(self.tree) + len(self.works)
 
     def _refuse_if_closed(self) -> None:
         if self.closed is not None:
             raise ApiError(401, "session_closed", "The session is closed.")
+
+    def _refuse_if_suspended(self) -> None:
+        if self.suspended and self.closed is None:
+            raise SuspendedError
 
 
 def _is_probe(request: ChatRequest) -> bool:

@@ -38,6 +38,7 @@ class SessionStore:
         self._live: dict[str, Session] = {}
         self._closed: OrderedDict[str, Session] = OrderedDict()
         self._reading: dict[str, asyncio.Future[Session | None]] = {}
+        self._suspended = False
 
     async def open(
         self, trial: Mapping[str, Any], sampling: Mapping[str, Any], seed: int | None, max_turns: int | None
@@ -102,6 +103,7 @@ class SessionStore:
 
     async def suspend(self) -> None:
         """End of the process: stop sampling without closing any session; the next process serves them on."""
+        self._suspended = True
         await asyncio.gather(*(session.suspend() for session in self._live.values()))
         self._files.close_all()
 
@@ -123,7 +125,7 @@ class SessionStore:
     def _made(self, id: str, trial: Mapping[str, Any], sampling: Mapping[str, Any], seed: int, max_turns: int | None) -> Session:
         journal = Journal(journal_path(self.directory, id), self.parts.executor, self._files)
         histories = Histories(self.parts.tool_sets)
-        return Session(id, trial, sampling, seed, max_turns, journal, self.parts, histories=histories)
+        return Session(id, trial, sampling, seed, max_turns, journal, self.parts, histories=histories, suspended=self._suspended)
 
     def _keep_closed(self, session: Session) -> None:
         self._closed[session.id] = session

@@ -32,8 +32,8 @@ class ProcessSpec:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The processes of a run, in starting order. The run lasts as long as ``trainer``; services that die are started again. So is a
-    trainer that was killed or has lost its engine, at most ``trainer_restarts`` times without a new step in between; ``engine_gone_s``
-    is what it has to end by itself after its engine has died.
+    trainer that was killed, has lost its engine or ended without a word, at most ``trainer_restarts`` times without a new step in
+    between; ``engine_gone_s`` is what it has to end by itself after its engine has died.
     ``trains`` False: the process in the trainer's place trains nothing (an evaluation), and is not asked for a step.
 
     ``max_restarts`` of one service within ``restart_window_s`` is the most that is put up with; each waits ``restart_delay_s`` times the

@@ -199,13 +199,15 @@ class Supervisor:
         return None
 
     def _starts_again(self, trainer: Child) -> bool:
-        """Whether the trainer's death is put up with: it was killed or has lost a process after its engine was up. Gateway and runner, and
-        the trials there, wait for the next start, which goes on from the newest checkpoint."""
+        """Whether the trainer's death is put up with: after its engine was up it was killed, has lost a process, or ended without a word,
+        as it does when Ray's own processes die. Gateway and runner, and the trials there, wait for the next start, which goes on from the
+        newest checkpoint."""
         status = trainer.status
         assert status is not None
         self._keep_house()
         progress = self._feed.progress
-        if self._stop is not None or not progress.engine_up or not (status < 0 or status == TRAINER_LOST):
+        lost = status < 0 or status == TRAINER_LOST or (status not in (0, TRAINER_STOPPED) and not progress.trainer_spoke)
+        if self._stop is not None or not progress.engine_up or not lost:
             return False
         self._trainer_deaths = 1 if (progress.step or 0) > self._trained else self._trainer_deaths + 1
         self._trained = max(self._trained, progress.step or 0)

@@ -41,6 +41,9 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr, flush=True)
         EventLog(run.events_of("trainer"), "trainer").emit("trainer.failed", durable=True, problems=[p.as_dict() for p in error.problems])
         return LOST if error.problems[0].id in _LOSSES else 1
+    except Exception as error:  # told apart from an end without a word, as Ray's when its own processes die
+        EventLog(run.events_of("trainer"), "trainer").emit("trainer.raised", durable=True, error=f"{type(error).__name__}: {error}"[:2000])
+        raise
 
 
 def train(run: RunDir, recorded: Path | None = None, last_step: int | None = None) -> int:
@@ -110,22 +113,41 @@ def launch(config) -> str:
     start_ray(config)
     try:
         return ray.get(TrainerTask.remote().run.remote(config))
-    except ray.exceptions.RayTaskError as error:
-        cause = error.as_instanceof_cause()
+    except ray.exceptions.RayError as error:
+        cause = cause_of(error)
         if isinstance(cause, SwerlError):
             raise cause from error
-        if isinstance(cause, ray.exceptions.RayActorError):
-            raise _lost(cause) from error
+        if is_loss(cause):
+            said = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+            remedy = "read the trainer's log for its last words; the run starts the trainer again from its newest checkpoint"
+            raise fail("SWERL-R121", f"a process of the training is gone: {said}", remedy) from error
         raise
-    except (ray.exceptions.RayActorError, ray.exceptions.RaySystemError, ray.exceptions.NodeDiedError) as error:
-        raise _lost(error) from error
     finally:
         ray.shutdown()
 
 
-def _lost(error: Exception) -> SwerlError:
-    remedy = "read the trainer's log for its last words; the run starts the trainer again from its newest checkpoint"
-    return fail("SWERL-R121", f"a process of the training is gone: {str(error).strip().splitlines()[0]}", remedy)
+def cause_of(error: BaseException) -> BaseException:
+    """What was raised first, however many of Ray's tasks have passed it on."""
+    from ray.exceptions import RayTaskError
+
+    while isinstance(error, RayTaskError):
+        error = error.cause
+    return error
+
+
+def is_loss(error: BaseException) -> bool:
+    """Whether Ray says by it that a process is gone. An error of the code's own would come again in the next start."""
+    from ray import exceptions as said
+
+    gone = (
+        said.RayActorError,
+        said.WorkerCrashedError,
+        said.NodeDiedError,
+        said.ObjectLostError,
+        said.RaySystemError,
+        said.LocalRayletDiedError,
+    )
+    return isinstance(error, gone)
 
 
 def start_ray(config) -> None:
@@ -138,9 +160,9 @@ def start_ray(config) -> None:
     init = config.ray_kwargs.get("ray_init", {})
     defaults = get_ppo_ray_runtime_env(config)
     defaults.setdefault("env_vars", {})["TRANSFER_QUEUE_ENABLE"] = "1"
-    if (quoted := shlex.quote(sys.executable)) != sys.executable:
-        defaults["py_executable"] = quoted
     runtime_env = OmegaConf.merge(defaults, init.get("runtime_env", {}))
+    if runtime_env.get("py_executable") is None and (quoted := shlex.quote(sys.executable)) != sys.executable:
+        runtime_env.py_executable = quoted
     ray.init(**OmegaConf.to_container(OmegaConf.create({**init, "runtime_env": runtime_env})))
 
 

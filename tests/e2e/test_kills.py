@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from .world import PROCESSES
+
 pytestmark = [pytest.mark.slow]
 STEPS = 3
 
@@ -61,6 +63,28 @@ def test_each_process_killed_once(run_of):
     assert per_step == {"init:0": 8, "L1:1": 8, "L1:2": 8}
     versions = collections.Counter(r["identity"]["version"] for r in settled if r["identity"]["split"] == "val" and r["graded"])
     assert versions == {"init:0": 4, "L2:3": 4}
+
+
+@pytest.mark.long
+def test_every_process_of_the_tree_killed_in_one_run(run_of):
+    """Each while trials of another step are sampled; the run goes on by itself every time, and every step is there once."""
+    steps = len(PROCESSES) + 1
+    run = run_of("tree-of-processes", **{"training.total_steps": str(steps), "training.test_freq": "-1", "harbor_runtime.num_workers": "2"})
+    run.start()
+    took = {}
+    for step, victim in enumerate(PROCESSES, 1):
+        run.await_event("trainer", "step.begin", step=step)
+        run.await_event("runner", "trial.started", step=step)
+        killed = time.time()
+        os.kill(run.descendant(victim), signal.SIGKILL)
+        run.await_event("trainer", "checkpoint.committed", step=step)
+        took[victim] = time.time() - killed
+        print(f"{victim}: {took[victim]:.0f} s", flush=True)
+    assert run.wait() == 0, run.output()
+    assert run.leftovers() == []
+    assert [row.step for row in run.metrics() if row.step] == list(range(1, steps + 1))
+    per_identity = collections.Counter(tuple(r["identity"].values()) for r in run.settled() if r["graded"])
+    assert set(per_identity.values()) == {1}
 
 
 @pytest.mark.long

@@ -129,13 +129,14 @@ def trainer(run_dir, steps):
         events.emit("step.begin", step=step)
         time.sleep(STEP_S)
         if os.environ.get("STANDIN_FAIL_AT") == str(step):
+            events.emit("trainer.raised", error="MemoryError: no room for the optimizer")
             raise MemoryError("no room for the optimizer")
         if os.environ.get("STANDIN_LOST_AT") == str(step) and not once_lost(run):
             events.emit("engine.died", replica="a:1", cause="its server says that the engine is dead", in_flight=2)
             if os.environ.get("STANDIN_LOST_HANGS"):
                 time.sleep(600)  # as an update that waits for a rank that is gone
             print("SWERL-R120 the engine is dead", flush=True)
-            return 4
+            return int(os.environ.get("STANDIN_LOST_CODE", "4"))
         if os.environ.get("STANDIN_HANG_AT") == str(step):
             time.sleep(600)  # as a replay buffer whose workers have died
         if os.environ.get("STANDIN_TRAINS_NOTHING"):

@@ -190,10 +190,10 @@ def starts(run):
     return [e["pid"] for e in read_events(run.events_of("supervisor")) if e["kind"] == "process.started" and e["process"] == "trainer"]
 
 
-@pytest.mark.parametrize("hangs", [False, True])
-def test_a_trainer_that_lost_its_engine_is_started_again_and_the_services_stay(root, hangs):
+@pytest.mark.parametrize("ends", ["says so", "without a word", "never"])
+def test_a_trainer_that_lost_its_engine_is_started_again_and_the_services_stay(root, ends):
     """Whether it ends by itself or waits for an engine that will never answer: an event, an alarm with the cause, and on it goes."""
-    more = {"lost_hangs": 1, "engine_gone_s": 0.5} if hangs else {}
+    more = {"says so": {}, "without a word": {"lost_code": 1}, "never": {"lost_hangs": 1, "engine_gone_s": 0.5}}[ends]
     drive = Drive(root, lost_at=5, restarts=3, watch="{}", **more)
     code, output = drive.end()
     assert code == 0, output
@@ -237,9 +237,10 @@ def test_a_trainer_that_gets_nowhere_is_not_started_for_ever(root):
 
 
 def test_a_trainer_that_fails_is_quoted_from_its_log(root):
-    drive = Drive(root, fail_at=4)
+    drive = Drive(root, fail_at=4, restarts=3)
     code, output = drive.end()
     assert (code, drive.row.state) == (1, State.FAILED)
+    assert len(starts(drive.run)) == 1, "an error of its own would come again"
     assert "SWERL-R008" in output and 'its log says first: "MemoryError: no room for the optimizer"' in output
     assert f"{drive.run.trainer_log}:" in drive.row.problem
     assert_clean(drive.run)
