@@ -109,7 +109,7 @@ def test_the_trainer_on_one_h200_as_it_was_measured(figure):
     [(None, "qwen3-30b-a3b", 80), ("qwen3-4b-1gpu", "qwen3-4b", 139), ("qwen3-8b-8gpu", "qwen3-8b", 80)],
 )
 def test_a_shipped_profile_leaves_five_percent_of_its_card(profile, shape, gpu_gib):
-    config = load(PROJECT / "config.yaml", profile, {})
+    config = load(PROJECT / "config.yaml", profile, {"model.model_path": "/policy", "data.data_dir": "/indexes"})
     foreseen = forecast(read_shape(SHAPES / f"{shape}.json"), plan_of(config, steps=None, gpu_memory_bytes=gpu_gib * GIB))
     assert foreseen.trainer.peak_bytes <= 0.95 * gpu_gib * GIB
     assert foreseen.engine.full_sequences >= 2
