@@ -14,7 +14,7 @@ SWERL   := .venv/train/bin/swerl
 CHOICE   = --config $(CONFIG) $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help dashboard setup demo validate render preflight forecast doctor smoke train eval infer status stop resume logs artifacts report export wandb-view reproduce clean test test-fast test-all agents lint bench lock lock-check env-verify nix-check image bundle
+.PHONY: help dashboard setup demo validate render preflight forecast doctor smoke train eval infer status stop resume logs artifacts report export wandb-view reproduce clean test test-fast test-all drill agents lint bench lock lock-check env-verify nix-check image bundle
 
 help: ## list the verbs
 	@echo "swerl: train a software-engineering agent with online RL, declared in $(CONFIG)"
@@ -100,6 +100,9 @@ test-fast: setup ## the tests under two minutes
 
 test-all: setup ## every test, the long ones too
 	@.venv/train/bin/python scripts/test.py all $(TESTS) $(ARGS)
+
+drill: setup ## kill a run's processes at random, over and over, and print what became of it (SEEDS=10; WRITE=1 renews docs/results/drill.md)
+	@.venv/train/bin/python tests/crash/drill.py $(or $(SEEDS),10) $(if $(WRITE),--write)
 
 agents: setup ## install the coding agents of containers/agents.json, by hash, for sandboxes
 	@$(SWERL) env agents $(ARGS)

@@ -65,11 +65,14 @@ let
       (workspace.mkPyprojectOverlay { sourcePreference = "wheel"; dependencies.swerl = extras; })
     ] ++ extensions ++ [ elfOverlay fixes ]));
 
+  leftOut = map (file: "${sitePackages}/${file}") (builtins.fromTOML (builtins.readFile (root + "/pyproject.toml"))).tool.swerl.left-out;
+
   environment = name: extras: extensions:
     let set = setFor extras extensions; in
     (set.mkVirtualEnv "swerl-env-${name}" { swerl = extras; }).overrideAttrs (_: {
-      # Two packages ship this stray file with different content; nothing imports it.
-      venvIgnoreCollisions = [ "${sitePackages}/build_backend.py" ];
+      # Files that packages bring with different content and that no environment has: pyproject.toml names them.
+      venvIgnoreCollisions = leftOut;
+      venvSkip = leftOut;
       passthru = { inherit set extras; };
     });
 

@@ -34,13 +34,20 @@ is_312() { "$1" -c 'import sys, venv; sys.exit(sys.version_info[:2] != (3, 12))'
 
 find_python() {
   local found candidate
-  for candidate in "${SWERL_PYTHON:-}" python3.12 python3 python; do
-    if [ -n "$candidate" ] && found="$(command -v "$candidate")" && is_312 "$found"; then
+  if [ -n "${SWERL_PYTHON:-}" ]; then # what was asked for, or nothing
+    if found="$("$SWERL_PYTHON" -c 'import sys, venv; sys.version_info[:2] == (3, 12) or sys.exit("it is " + sys.version.split()[0])' 2>&1)"; then
+      "$SWERL_PYTHON" -c 'import sys; print(sys.executable)'
+      return
+    fi
+    die SWERL-E109 "SWERL_PYTHON=$SWERL_PYTHON is no Python 3.12 that works: ${found##*$'\n'}" "set it to the path of one, or unset it"
+  fi
+  for candidate in python3.12 python3 python; do
+    if found="$(command -v "$candidate")" && is_312 "$found"; then
       "$found" -c 'import sys; print(sys.executable)'
       return
     fi
   done
-  for candidate in "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.12*/bin/python3.12 /usr/local/bin/python3.12 /opt/python*/bin/python3.12 \
+  for candidate in "${PYENV_ROOT:-${HOME:-}/.pyenv}"/versions/3.12*/bin/python3.12 /usr/local/bin/python3.12 /opt/python*/bin/python3.12 \
     /opt/python/3.12*/bin/python3.12; do
     if [ -x "$candidate" ] && is_312 "$candidate"; then
       printf '%s\n' "$candidate"
@@ -81,9 +88,14 @@ quieter() { # on a terminal uv draws its progress; elsewhere its one line a pack
 sync() { # name, extra
   local place="$root/.venv/$1" stamp
   stamp="$(stamp_of "$2")"
-  if [ "${FORCE:-}" != 1 ] && [ "$(cat "$place/.swerl-stamp" 2>/dev/null)" = "$stamp" ] && [ -x "$place/bin/swerl" ]; then
+  if [ "${FORCE:-}" != 1 ] && [ "$(cat "$place/.swerl-stamp" 2>/dev/null)" = "$stamp" ] && [ -x "$place/bin/swerl" ] &&
+    "$place/bin/python" -c '' 2>/dev/null; then # its interpreter may have been removed, or lie in another user's home
     return
   fi
+  [ -z "$unwritable" ] || die SWERL-E110 "$root/.venv cannot be written ($unwritable), and .venv/$1 is not what this user can run" \
+    "let the owner of the checkout run make setup, with a Python that every user may run; or use a clone of your own"
+  mkdir -p "${UV_CACHE_DIR:-${XDG_CACHE_HOME:-${HOME:-}/.cache}/uv}" 2>/dev/null ||
+    die SWERL-E111 "HOME=${HOME:-} cannot be written, and uv keeps there what it fetches" "set HOME, or UV_CACHE_DIR, to a directory of yours"
   say "making .venv/$1 (extra $2) from uv.lock"
   made=1
   rm -f "$place/.swerl-stamp"
@@ -93,6 +105,7 @@ sync() { # name, extra
     PYC_INVALIDATION_MODE=UNCHECKED_HASH \
     "$uv" sync --frozen --compile-bytecode --python "$python" --extra "$2" --extra dev ||
     die SWERL-E106 "uv could not make .venv/$1" "see its message above; a package that cannot be fetched needs PyPI or a mirror set for uv"
+  "$python" scripts/leave_out.py "$place"
   printf '%s\n' "$stamp" >"$place/.swerl-stamp"
 }
 
@@ -111,17 +124,24 @@ install_debian_packages() {
   [ ${#missing[@]} -gt 0 ] || return 0
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     say "installing ${missing[*]} with apt"
-    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >/dev/null ||
+    # --reinstall: what was removed behind dpkg's back counts as installed there
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --reinstall "${missing[@]}"; } >/dev/null ||
       die SWERL-E107 "apt could not install ${missing[*]}" "install them by hand and run this again"
+    missing="$(debian_packages | grep . || true)"
+    [ -z "$missing" ] || die SWERL-E107 "apt has installed, and this shell still does not find: ${missing//$'\n'/ }" "put it on PATH (now $PATH)"
   else
     die SWERL-E108 "missing and not mine to install (no root, or no apt): ${missing[*]}" \
       "have them installed (Debian: sudo apt install ${missing[*]}), then run this again"
   fi
 }
 
-mkdir -p .venv
-exec 9>.venv/.lock
-flock -n 9 || { say "waiting for another set-up of this checkout" && flock 9; }
+# A checkout that this user cannot write will do as long as its environments are up to date.
+if ! unwritable="$({ mkdir -p .venv && : >>.venv/.lock; } 2>&1)"; then
+  unwritable="${unwritable##*: }"
+else
+  exec 9>>.venv/.lock
+  flock -n 9 || { say "waiting for another set-up of this checkout" && flock 9; }
+fi
 
 python="$(find_python)"
 [ -n "$python" ] || die SWERL-E103 "no Python 3.12 on PATH, under ~/.pyenv/versions, or known to uv" \

@@ -7,6 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 uv="$(command -v uv || echo .venv/uv/bin/uv)"
 python="$(.venv/train/bin/python -c 'import sys; print(sys.base_prefix)')/bin/python3.12"
 UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=build/gpu "$uv" sync --frozen --extra gpu --no-install-project --python "$python"
+"$python" scripts/leave_out.py build/gpu
 
 words=()
 if [ $# -gt 0 ] && [ -f "$1" ]; then

@@ -52,5 +52,6 @@ def _the_users_runs_are_left_alone() -> Iterator[None]:
 def _nothing_is_left_on_the_machine() -> Iterator[None]:
     before = _left.begin()
     yield
+    _left.end_standins()
     found = _left.left(before)
     assert not found, "this session has left:\n" + "\n".join(found)

@@ -8,6 +8,8 @@ blamed for what it is working with.
 from __future__ import annotations
 
 import os
+import signal
+import tempfile
 import time
 import uuid
 from contextlib import suppress
@@ -17,6 +19,7 @@ from pathlib import Path
 import psutil
 
 MARK = "SWERL_TEST_SESSION"
+STANDINS = "SWERL_TEST_STANDINS"  # a file: ``pid started`` or ``segment name`` a line, what stand-ins leave on purpose
 SHM, TMP, CGROUPS = Path("/dev/shm"), Path("/tmp"), Path("/sys/fs/cgroup")
 PATIENCE_S = 5.0  # in which what was told to end is gone
 
@@ -32,7 +35,23 @@ class Before:
 
 def begin() -> Before:
     os.environ[MARK] = mark = uuid.uuid4().hex
+    descriptor, os.environ[STANDINS] = tempfile.mkstemp(prefix="standins-")
+    os.close(descriptor)
     return Before(mark, mounts(), names(SHM, ""), names(TMP, "swerl-"), cgroups())
+
+
+def end_standins() -> None:
+    """End what stand-ins have left on purpose for a supervisor under test: whether it is swept, those tests say."""
+    file = Path(os.environ.pop(STANDINS))
+    for kind, name in (line.split() for line in file.read_text().splitlines()):
+        if kind == "segment":
+            (SHM / name).unlink(missing_ok=True)
+            continue
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(int(kind))
+            if f"{process.create_time():.2f}" == name:
+                process.send_signal(signal.SIGKILL)
+    file.unlink()
 
 
 def left(before: Before) -> list[str]:

@@ -10,6 +10,7 @@ import click
 import orjson
 
 from swerl.cli.env_common import env_option, json_option, lock_option, the_lock
+from swerl.environment import disputes
 from swerl.environment import inventory as inventory_module
 from swerl.environment.exports import export_files
 from swerl.environment.installed import Environment, read_environment
@@ -92,6 +93,7 @@ def records_command(roots: Sequence[Path], lock_path: Path | None, write: bool) 
     anchors = dict(load_anchors())
     if write:
         for environment in _environments(roots, lock):
+            disputes.refuse(environment, lock.left_out)
             anchors = merge_anchors(lock, anchors, anchors_of(environment, lock))
         write_anchors(anchors)
     missing = missing_anchors(lock, anchors, lock.packages.values())

@@ -1,8 +1,9 @@
 """YAML as people write it, with the place of every key.
 
 `read` turns one file into a `Document`: plain values (dict, list, str, int, float, bool, None) and, for each key's path, where it
-stands. Scalars follow YAML 1.2's core schema: ``1e-6`` is a number, ``yes`` and ``on`` are words, dates are text. A key that appears twice
-is an error, because YAML would silently keep the last one.
+stands. Scalars follow YAML 1.2's core schema: ``1e-6`` is a number, ``yes`` and ``on`` are words, dates are text. A number
+with a leading zero is text: YAML 1.1 reads ``010`` as 8 and ``08`` as a word, 1.2 reads 10 and 8. A key that appears twice is an error,
+because YAML would silently keep the last one.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ KeyPath = tuple[str | int, ...]
 _SCALARS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("null", re.compile(r"^(?:~|null|Null|NULL|)$")),
     ("bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")),
-    ("int", re.compile(r"^[-+]?[0-9]+$")),
-    ("float", re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$")),
+    ("int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$")),
+    ("float", re.compile(r"^[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$")),
 )
 
 

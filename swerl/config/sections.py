@@ -32,7 +32,7 @@ class Sandbox:
     untrusted: bool
     max_processes: int
     max_file_mb: int
-    tmpfs_mb: int
+    disk_mb: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,7 @@ class Infrastructure:
     ray_port: int
     ray_dashboard_port: int
     join_timeout_sec: int
+    restarts: int
     ray_num_cpus: int | None
     object_store_mb: int | None
     vllm_logging_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]

@@ -1,9 +1,9 @@
 """A locked environment as an archive for a host without network: less what that host has, in parts of a given size, with an installer.
 
-``plan(...)`` decides, purely, which distributions and files go in and why the others do not. ``write(plan, out)`` packs them: members
-sorted, times and owners fixed, every file's hash compared with its RECORD on the way, files that occur twice stored once. The same
-environment and inventory give the same parts. Beside the parts lie ``install.py`` (standard library only) and ``bundle.json``, which names
-each part's sha256 and the digest of the list of files inside.
+``plan(...)`` decides, purely, which distributions and files go in and why the others do not. ``write(plan, out)`` compares every file with
+its RECORD before the first is packed, then packs them: members sorted, times and owners fixed, files that occur twice stored once. The
+same environment and inventory give the same parts. Beside the parts lie ``install.py`` (standard library only) and ``bundle.json``, which
+names each part's sha256 and the digest of the list of files inside.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import shutil
 import tarfile
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -22,13 +22,14 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from swerl.environment import installer
+from swerl.environment import disputes, installer
 from swerl.environment.blocks import BlockWriter
 from swerl.environment.elf import read_dynamic
 from swerl.environment.installed import Distribution, Environment
 from swerl.environment.inventory import INSTALLER_FILES
 from swerl.environment.lock import Lock
 from swerl.errors import fail
+from swerl.record.hashing import files_sha256
 
 TRIMS = Path(__file__).with_name("trim.toml")
 
@@ -102,6 +103,7 @@ def plan(
     dropped: list[str] = []
     versions: dict[str, dict[str, str]] = {}
     for name, (env, wanted) in sorted(environments.items()):
+        disputes.refuse(env, lock.left_out)
         have = {d.name: d for d in env.distributions}
         versions[name] = {}
         for package, locked in lock.closure(wanted).items():
@@ -118,7 +120,7 @@ def plan(
             elif host is not None and _public(host["version"]) == _public(dist.version):
                 kept[package] = {"version": host["version"], "same_bytes": host["record"] == dist.record_sha256()}
             else:
-                items += _files(env, dist, name, trim, dropped)
+                items += _files(env, dist, name, trim, lock.left_out, dropped)
     _refuse_missing_libraries(items, dropped)
     for name, path in sorted((extras or {}).items()):
         items += _tree(path, name)
@@ -133,6 +135,7 @@ def write(plan: Plan, out: Path, part_bytes: int, preset: int = 6) -> dict[str, 
     """Write the parts, the installer and the manifest into ``out``, which must be empty or absent. Returns the manifest."""
     if out.exists() and any(out.iterdir()):
         raise fail("SWERL-E043", f"{out} is not empty", "name another folder, or empty it", str(out))
+    _refuse_altered(plan.items)
     out.mkdir(parents=True, exist_ok=True)
     listing = orjson.dumps({i.target: [i.sha256, int(i.executable)] for i in plan.items}, option=orjson.OPT_SORT_KEYS)
     parts = _Parts(out, part_bytes)
@@ -170,13 +173,15 @@ def _public(version: str) -> str:
     return version.partition("+")[0]
 
 
-def _files(env: Environment, dist: Distribution, name: str, trim: Trim, dropped: list[str]) -> Iterator[Item]:
+def _files(env: Environment, dist: Distribution, name: str, trim: Trim, left_out: Collection[str], dropped: list[str]) -> Iterator[Item]:
     prefix = os.path.relpath(env.site_packages, env.root)
     for entry in dist.entries:
         path = os.path.normpath(os.path.join(prefix, entry.path))  # noqa: PTH118 - keeps ".." apart from the file system
         own = entry.path.startswith(f"{dist.info}/") and entry.path.rsplit("/", 1)[-1] in INSTALLER_FILES
         if path.startswith("bin/") or entry.path.endswith(".pyc") or (own and not entry.path.endswith("/RECORD")):
             continue  # scripts name this host's Python; modules are run with -m
+        if os.path.normpath(entry.path) in left_out:
+            continue
         if trim.drops(entry.path):
             dropped.append(f"{name}: {entry.path}")
             continue
@@ -197,6 +202,14 @@ def _refuse_missing_libraries(items: Iterable[Item], dropped: Iterable[str]) -> 
             if (environment, name) in gone:
                 remedy = "keep that file, or drop both, in swerl/environment/trim.toml"
                 raise fail("SWERL-E046", f"{item.target} links {name}, which the trim drops", remedy, item.target)
+
+
+def _refuse_altered(items: Sequence[Item]) -> None:
+    """Packing takes minutes, hashing seconds: SWERL-E044 comes first, once, with every file that is not what it must be."""
+    digests = files_sha256([item.source for item in items])
+    altered = [str(item.source) for item, digest in zip(items, digests, strict=True) if digest != item.sha256]
+    if altered:
+        raise fail("SWERL-E044", f"{disputes.some(altered)} are missing or not what RECORD says", "run `swerl env verify`", altered[0])
 
 
 def _tree(path: Path, name: str) -> Iterator[Item]:
@@ -230,7 +243,7 @@ def _neighbours(item: Item) -> tuple[str, str, str]:
 def _pack(archive: tarfile.TarFile, target: str, item: Item) -> None:
     with item.source.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != item.sha256:
-            raise fail("SWERL-E044", f"{item.source} is not what its RECORD says", "run `swerl env verify`", str(item.source))
+            raise fail("SWERL-E044", f"{item.source} changed while it was packed", "pack it again", str(item.source))
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
         _add(archive, target, file, size, item.executable)

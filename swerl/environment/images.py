@@ -28,6 +28,7 @@ _CODE = (
     "LICENSE",
     "packages",
     "containers/seal.py",
+    "scripts/leave_out.py",
     "config.yaml",
     "schema",
     "profiles",

@@ -75,6 +75,16 @@ class Lock:
         return next(p["name"] for p in self.raw["package"] if p["source"].get("editable") == "." or p["source"].get("virtual") == ".")
 
     @cached_property
+    def left_out(self) -> frozenset[str]:
+        """Files below site-packages that no environment has (``tool.swerl.left-out`` of the project; scripts/leave_out.py removes them)."""
+        path = self.path.with_name("pyproject.toml")
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        except (OSError, ValueError) as error:
+            raise fail("SWERL-E001", f"pyproject.toml cannot be read: {error}", "restore it from git", str(path)) from error
+        return frozenset(table.get("tool", {}).get("swerl", {}).get("left-out", ()))
+
+    @cached_property
     def conflicts(self) -> tuple[frozenset[str], ...]:
         """Sets of extras of which at most one may be chosen."""
         return tuple(frozenset(c["extra"] for c in group if "extra" in c) for group in self.raw.get("conflicts", ()))

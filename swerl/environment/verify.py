@@ -3,9 +3,9 @@
 ``verify(env, lock, extras)`` compares, without importing anything from the environment:
 versions (missing, different, surplus distributions), each file against the sha256 in RECORD, each RECORD against its anchor
 (``records.json``), files that no distribution owns, code that runs at start, stale bytecode, Python, CUDA and the driver.
-A file that two distributions record differently is what the last one installed left there, and the order is nobody's promise: refused,
-but for the list below. An environment in the Nix store has its ELF files completed, so RECORD does not fit it, and its paths are
-digests already: there, versions and platform are compared and the files are left to Nix.
+A file that two distributions record differently is refused where pyproject.toml does not decide it (``disputes``).
+An environment in the Nix store has its ELF files completed, so RECORD does not fit it, and its paths are digests already: there, versions
+and platform are compared and the files are left to Nix.
 """
 
 from __future__ import annotations
@@ -13,23 +13,19 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from swerl.environment import bytecode, platforms, pth
+from swerl.environment import bytecode, disputes, platforms, pth
+from swerl.environment.disputes import some
 from swerl.environment.installed import Distribution, Environment, walk_files
 from swerl.environment.lock import Lock, Package
 from swerl.environment.records import wheels_digest
 from swerl.errors import Problem
 from swerl.record.hashing import files_sha256
 
-# Files that several packages bring with different content and that nothing reads.
-HARMLESS = frozenset({"build_backend.py"})
-
-_NAMED = 5
 _REINSTALL = "install it anew: `make setup`"
-_ONE_OWNER = "keep one of the packages: tool.uv.override-dependencies in pyproject.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +81,8 @@ def verify(
         problems.append(Problem("SWERL-E027", "files were not compared: the Nix store keeps them", remedy, str(env.root), severity="note"))
     else:
         problems += _records(_owned(env, lock, expected), expected, anchors)
-        files, total_bytes, altered = _contents(env, jobs)
+        problems += disputes.problems(env, lock.left_out)
+        files, total_bytes, altered = _contents(env, lock.left_out, jobs)
         problems += altered
         problems += _unowned(env)
     problems += _platform(env, extras, facts)
@@ -97,9 +94,9 @@ def verify(
 
 
 def verify_records(env: Environment, lock: Lock, extras: Iterable[str], anchors: Mapping[str, tuple[str, str]]) -> list[Problem]:
-    """The part that reads no file of a package: versions, each RECORD with its anchor, code that runs at start."""
+    """The part that reads no file of a package: versions, each RECORD with its anchor and with the others, code that runs at start."""
     expected = lock.closure(extras)
-    records = [] if env.in_store else _records(_owned(env, lock, expected), expected, anchors)
+    records = [] if env.in_store else [*_records(_owned(env, lock, expected), expected, anchors), *disputes.problems(env, lock.left_out)]
     return [*_versions(env, lock, expected), *_at_start(env), *records]
 
 
@@ -147,17 +144,12 @@ def _records(owned: Iterable[Distribution], expected: Mapping[str, Package], anc
             yield Problem("SWERL-E018", message, "run `swerl env records --write` in a fresh environment", dist.info, severity="note")
 
 
-def _contents(env: Environment, jobs: int | None) -> tuple[int, int, list[Problem]]:
+def _contents(env: Environment, left_out: Collection[str], jobs: int | None) -> tuple[int, int, list[Problem]]:
     """Hash every recorded file once; say per distribution what is altered, what is gone."""
-    claims: dict[str, list[tuple[Distribution, str]]] = defaultdict(list)
-    for dist in env.distributions:
-        for entry in dist.entries:
-            if entry.sha256:
-                claims[os.path.normpath(entry.path)].append((dist, entry.sha256))
+    claims = {path: owners for path, owners in disputes.claims(env).items() if path not in left_out}
     paths = sorted(claims)
     digests = files_sha256([env.site_packages / p for p in paths], jobs)
     altered: dict[str, list[str]] = defaultdict(list)
-    disputed: dict[str, list[str]] = defaultdict(list)
     gone: dict[str, list[str]] = defaultdict(list)
     total_bytes = 0
     for path, digest in zip(paths, digests, strict=True):
@@ -167,17 +159,12 @@ def _contents(env: Environment, jobs: int | None) -> tuple[int, int, list[Proble
         total_bytes += (env.site_packages / path).stat().st_size
         if all(digest != sha256 for _, sha256 in claims[path]):
             altered[claims[path][0][0].info].append(path)
-        elif len({sha256 for _, sha256 in claims[path]}) > 1 and path not in HARMLESS:
-            disputed[" and ".join(sorted(dist.name for dist, _ in claims[path]))].append(path)
     problems = [
-        Problem("SWERL-E006", f"{_some(names)} differ from RECORD", _REINSTALL, str(env.site_packages / info))
+        Problem("SWERL-E006", f"{some(names)} differ from RECORD", _REINSTALL, str(env.site_packages / info))
         for info, names in sorted(altered.items())
     ] + [
-        Problem("SWERL-E007", f"{_some(names)} of RECORD are missing", _REINSTALL, str(env.site_packages / info))
+        Problem("SWERL-E007", f"{some(names)} of RECORD are missing", _REINSTALL, str(env.site_packages / info))
         for info, names in sorted(gone.items())
-    ] + [
-        Problem("SWERL-E026", f"{owners} bring different {_some(names)}", _ONE_OWNER, str(env.site_packages))
-        for owners, names in sorted(disputed.items())
     ]  # fmt: skip
     return len(paths), total_bytes, problems
 
@@ -195,10 +182,10 @@ def _unowned(env: Environment) -> Iterator[Problem]:
             strays.append(path)
     if strays:
         remedy = "remove what no package brought, or install the environment anew"
-        yield Problem("SWERL-E008", f"{_some(sorted(strays))} belong to no distribution", remedy, str(env.site_packages))
+        yield Problem("SWERL-E008", f"{some(sorted(strays))} belong to no distribution", remedy, str(env.site_packages))
     if stale:
         remedy = "compile anew: `make setup`"
-        yield Problem("SWERL-E014", f"{_some(sorted(stale))} are not the bytecode of their source", remedy, str(env.site_packages))
+        yield Problem("SWERL-E014", f"{some(sorted(stale))} are not the bytecode of their source", remedy, str(env.site_packages))
 
 
 def _at_start(env: Environment) -> Iterator[Problem]:
@@ -228,9 +215,3 @@ def driver_problems(facts: platforms.Facts) -> Iterator[Problem]:
         yield Problem("SWERL-E012", message, "update the driver of the host", where)
     elif facts.driver_cuda is None:
         yield Problem("SWERL-E012", "there is a driver and no libcuda.so.1", "start the container with the NVIDIA runtime", "libcuda.so.1")
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    noun = "file" if len(names) == 1 else "files"
-    return f"{len(names)} {noun} ({', '.join(names[:_NAMED])}{more})"

@@ -81,6 +81,7 @@ class UpstreamSession:
     histories: Histories = field(default_factory=Histories)
     works: list[asyncio.Task[Turn]] = field(default_factory=list)
     answered: dict[bytes, Turn] = field(default_factory=dict)  # by request, for clients that ask again
+    unanswered: set[bytes] = field(default_factory=set)  # requests that the server's own trouble left without an answer
 
     async def ticket(self, request: ChatRequest) -> Call:
         if self.max_turns is not None and self.turns >= self.max_turns:
@@ -124,7 +125,14 @@ class UpstreamSession:
         if self.closed is None:
             self.closed = reason
             self.write({"k": "close", "reason": reason, "hold_s": round(self.hold.total_s, 3), "marks": sorted(self.marks)})
-        return {"turns": self.turns, "hold_s": round(self.hold.total_s, 3), "aborted": len(running)}
+        return {
+            "turns": self.turns,
+            "hold_s": round(self.hold.total_s, 3),
+            "aborted": len(running),
+            "overflow": "overflow" in self.marks,
+            "max_turns": "max_turns" in self.marks,
+            "unanswered": len(self.unanswered),
+        }
 
     def recording(self, which: str = "all") -> dict[str, Any]:
         return {
@@ -167,7 +175,10 @@ class UpstreamSession:
         except ApiError as error:
             if error.code == "context_length_exceeded":
                 self.marks.add("overflow")
+            if error.status >= 500:
+                self.unanswered.add(key)
             raise
+        self.unanswered.discard(key)
         choice, usage = said["choices"][0], said.get("usage") or {}
         self.turns += 1
         self.write({"k": "turn", "time": time.time(), "request": body, "message": choice["message"], "usage": usage})

@@ -30,6 +30,7 @@ class AdminSurface:
             [
                 web.post("/sessions", self._open),
                 web.post("/sessions/{id}/close", self._close),
+                web.get("/sessions/{id}/hold", self._hold),
                 web.get("/sessions/{id}/recording", self._recording),
                 web.post("/engine", self._engine),
                 web.post("/pause", self._pause),
@@ -62,6 +63,9 @@ class AdminSurface:
     async def _close(self, request: web.Request) -> web.Response:
         session = await self._session(request)
         return _answer(await self._store.close(session, str((await _body(request)).get("reason") or "closed")))
+
+    async def _hold(self, request: web.Request) -> web.Response:
+        return _answer({"hold_s": round((await self._session(request)).hold.total_s, 3)})
 
     async def _recording(self, request: web.Request) -> web.Response:
         session = await self._session(request)

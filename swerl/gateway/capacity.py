@@ -6,29 +6,31 @@ while an engine lives, so each engine is asked once; one that cannot be reached 
 
 from __future__ import annotations
 
-import asyncio
+from contextlib import suppress
 
 from swerl.gateway.admission import Admission
 from swerl.gateway.engines.base import Engine
 from swerl.gateway.errors import EngineAwayError, EngineError
+from swerl.gateway.for_ever import for_ever
 from swerl.gateway.gate import EngineGate
 from swerl.record.events import EventLog
 
-_ASK_S = 1.0
+ASK_S = 1.0
 
 
 async def follow(gate: EngineGate, admission: Admission, events: EventLog) -> None:
     """Bound ``admission`` by what the current engine holds, for ever. An engine that does not say leaves it unbounded."""
     asked: Engine | None = None
-    while True:
+
+    async def ask() -> None:
+        nonlocal asked
         engine = gate.engine
-        if engine is not None and engine is not asked:
-            try:
-                tokens = await engine.cache_tokens()
-            except (EngineAwayError, EngineError):
-                pass  # asked again in a moment; turns go on unbounded until then
-            else:
-                asked = engine
-                admission.bound(tokens or 0)
-                events.emit("gateway.kv_cache", tokens=tokens)
-        await asyncio.sleep(_ASK_S)
+        if engine is None or engine is asked:
+            return
+        with suppress(EngineAwayError, EngineError):  # asked again in a moment; turns go on unbounded until then
+            tokens = await engine.cache_tokens()
+            asked = engine
+            admission.bound(tokens or 0)
+            events.emit("gateway.kv_cache", tokens=tokens)
+
+    await for_ever(ASK_S, ask)

@@ -33,6 +33,10 @@ def context_overflow(prompt_tokens: int, limit_tokens: int) -> ApiError:
     )
 
 
+class SuspendedError(Exception):
+    """This process ends and the next one serves the session. Never shown to an agent: its connection breaks, and it asks again."""
+
+
 class EngineAwayError(Exception):
     """The engine cannot be reached or belongs to another epoch. Never shown to an agent: its request waits."""
 

@@ -4,8 +4,8 @@ Protocol with the trainer: `register` names an engine of an epoch (one start of 
 flight and returns when each piece is back; `resume` opens it for a version of the weights. What belongs to an older epoch is refused. The
 state is on disk, so a restarted gateway goes on with the same engine, paused if it was paused.
 
-Waiting at the gate is hold time. An engine that cannot be reached is asked again after a growing delay, or at once when it is registered
-anew.
+Waiting at the gate is hold time, and so is what a request that comes back without its engine has spent there. An engine that cannot be
+reached is asked again after a growing delay, or at once when it is registered anew.
 """
 
 from __future__ import annotations
@@ -154,6 +154,11 @@ class EngineGate:
             held.end()
             self.waiting -= 1
 
+    @property
+    def answers(self) -> bool:
+        """Whether there is an engine that may be asked and was not away when it was asked last."""
+        return self._open.is_set() and self._delay_s == _FIRST_DELAY_S
+
     def _now(self) -> Engine | None:
         return self.engine if self._open.is_set() and time.monotonic() >= self._retry_at else None
 
@@ -182,6 +187,7 @@ class EngineGate:
             "engine": None if self.spec is None else {"kind": self.spec.kind, "url": self.spec.url, "epoch": self.spec.epoch},
             "paused": self.paused,
             "reason": self.reason,
+            "answers": self.answers,
             "version": self.version,
             "in_flight": len(self._flying),
             "waiting": self.waiting,
@@ -206,6 +212,14 @@ class Hold:
         self._waiting -= 1
         if self._waiting == 0:
             self._total_s += time.monotonic() - self._since
+
+    def give(self, began: float, total_s: float) -> None:
+        """Take the time since ``began`` (monotonic), when the total was ``total_s``, for waiting too: what was sampled then is lost."""
+        self._total_s += max(0.0, time.monotonic() - began - (self.total_s - total_s))
+
+    @property
+    def waiting(self) -> bool:
+        return self._waiting > 0
 
     @property
     def total_s(self) -> float:

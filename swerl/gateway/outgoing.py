@@ -42,11 +42,11 @@ class Outgoing:
         return await self.end()
 
     def break_off(self) -> web.StreamResponse:
-        """A plain answer whose status is already sent cannot become an error: break the connection, and the client tries again."""
-        assert self.response is not None
+        """Break the connection, and the client tries again: where the status is already sent it cannot become an error, and where this
+        process ends the next one has the answer."""
         if self._request.transport is not None:
             self._request.transport.abort()
-        return self.response
+        return self.response or web.Response(status=503)  # that nobody reads
 
     async def _within(self, step: Awaitable[Any]) -> None:
         try:

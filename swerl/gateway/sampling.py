@@ -7,6 +7,7 @@ Each token keeps the log-probability and version of the piece it came from.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -20,7 +21,7 @@ from swerl.gateway.errors import ApiError, EngineAwayError, EngineError
 from swerl.gateway.gate import EngineGate, Hold
 from swerl.gateway.live import LiveTokens
 from swerl.gateway.settings import GatewaySettings
-from swerl.gateway.tree import Context, Turn, lineage, path_json, start_of
+from swerl.gateway.tree import Context, Turn, lineage, path_json
 
 _TRIES = 3
 _RETRY_S = 0.2
@@ -76,7 +77,7 @@ def sampling_for(
 
 def request_seed(session_seed: int, context: Context, sibling: int) -> int:
     """The same for the same place in the same session, whatever else runs at the time; different for every sample taken there."""
-    start = start_of(context)
+    start = context.start
     state = blake2b(f"{session_seed}:{context.depth}:{sibling}:".encode() + start.key, digest_size=8)
     return int.from_bytes(state.digest(), "little") & 0x7FFFFFFF
 
@@ -97,11 +98,13 @@ async def sample(
         whole = prompt if not token_ids else b"%b,%b" % (prompt, orjson.dumps(token_ids)[1:-1])
         request_id = f"{work_id}.{attempt}"
         attempt += 1
+        began, held_s = time.monotonic(), held.total_s
         try:
             async with gate.passage(request_id, held) as engine:
                 live.begin(len(token_ids))
                 piece = await engine.generate(request_id, session_id, whole, rest, live.feed)
         except EngineAwayError:
+            held.give(began, held_s)
             continue
         except EngineError as error:
             failures += 1

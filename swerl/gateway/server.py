@@ -23,7 +23,7 @@ from swerl.gateway.dialects.anthropic_messages import AnthropicMessages
 from swerl.gateway.dialects.base import Dialect, Reply
 from swerl.gateway.dialects.openai_chat import OpenAIChat
 from swerl.gateway.dialects.openai_responses import OpenAIResponses
-from swerl.gateway.errors import ApiError
+from swerl.gateway.errors import ApiError, SuspendedError
 from swerl.gateway.history import Histories
 from swerl.gateway.live import LiveText
 from swerl.gateway.metrics import Metrics
@@ -75,6 +75,8 @@ class PublicSurface:
             except ApiError as error:
                 self.metrics.refused(error)
                 return refusal(dialect, error)
+            except SuspendedError:
+                return Outgoing(request, self.settings.read_s).break_off()
             return await self._deliver(request, dialect, session, ticket, began)
 
         return handle
@@ -135,6 +137,8 @@ class PublicSurface:
                 await out.write(dialect.stream_error(error))
                 await out.end()
             return out.response
+        except SuspendedError:
+            return out.break_off()
         except ConnectionError:
             assert out.response is not None
             return out.response  # the client went away while it was written to

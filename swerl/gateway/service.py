@@ -23,6 +23,7 @@ from swerl.gateway.chat import ChatRequest, Message
 from swerl.gateway.engines.base import Engine, EngineSpec
 from swerl.gateway.engines.bridge import BridgeEngine
 from swerl.gateway.engines.vllm_http import VllmHttpEngine
+from swerl.gateway.for_ever import for_ever
 from swerl.gateway.gate import EngineGate
 from swerl.gateway.history import ToolSets
 from swerl.gateway.limits import settle_memory
@@ -62,6 +63,7 @@ class Gateway:
         self.public_url = self.admin_url = ""
         self.admin_token = secrets.token_hex(32)
         self._runners: list[web.AppRunner] = []
+        self._told: dict[str, Any] = {}  # the state that the newest event tells
         self.failure: SwerlError | None = None  # why it ended by itself
 
     async def start(self) -> None:
@@ -82,8 +84,8 @@ class Gateway:
             await self.gate.register(EngineSpec("vllm", settings.engine_url.rstrip("/"), "", 0))
         self._tasks = [
             asyncio.create_task(self._load_parsers()),
-            asyncio.create_task(self._forget_idle()),
-            asyncio.create_task(self._tell()),
+            asyncio.create_task(for_ever(_IDLE_S / 10, self._forget_idle)),
+            asyncio.create_task(for_ever(_TELL_S, self._tell)),
         ]
         if settings.kv_cache_tokens < 0:
             self._tasks.append(asyncio.create_task(follow(self.gate, admission, self.events)))
@@ -134,36 +136,31 @@ class Gateway:
         return f"http://{host}:{bound[1]}"
 
     async def _forget_idle(self) -> None:
-        while True:
-            await asyncio.sleep(_IDLE_S / 10)
-            self.store.forget_idle(_IDLE_S)
+        self.store.forget_idle(_IDLE_S)
 
     async def _tell(self) -> None:
         """Where it stands, as an event, whenever that has changed."""
-        told: dict[str, Any] = {}
-        while True:
-            await asyncio.sleep(_TELL_S)
-            live = self.store.live()
-            state = self.gate.stats()
-            now = {
-                "sessions": len(live),
-                "working": sum(len(session.works) for session in live),
-                "in_flight": state["in_flight"],
-                "waiting": state["waiting"],
-                "paused": int(state["paused"]),
-                **{name: value for name, value in self.metrics.as_dict().items() if isinstance(value, int)},
-            }
-            if now != told:
-                self.events.emit("gateway.stats", **now)
-                told = now
+        live = self.store.live()
+        state = self.gate.stats()
+        now = {
+            "sessions": len(live),
+            "working": sum(len(session.works) for session in live),
+            "in_flight": state["in_flight"],
+            "waiting": state["waiting"],
+            "paused": int(state["paused"]),
+            **{name: value for name, value in self.metrics.as_dict().items() if isinstance(value, int)},
+        }
+        if now != self._told:
+            self.events.emit("gateway.stats", **now)
+            self._told = now
 
     async def _load_parsers(self) -> None:
         try:
             await self.reader.ready()
         except SwerlError as error:
-            self.events.emit("gateway.parsers_failed", error=str(error))
             self.failure = error
             self.ended.set()
+            self.events.emit("gateway.parsers_failed", error=str(error))
         else:
             self.on_parsers_ready()
             self.events.emit("gateway.parsers_ready", tool_parser=self.reader.tool_parser)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from swerl.gateway.chat import Answer, ChatRequest
-from swerl.gateway.errors import ApiError, context_overflow
+from swerl.gateway.errors import ApiError, SuspendedError, context_overflow
 from swerl.gateway.gate import EngineGate, Hold
 from swerl.gateway.history import Histories, ToolSets
 from swerl.gateway.live import LiveText, LiveTokens
@@ -25,7 +25,7 @@ from swerl.gateway.placement import Placement, Placer
 from swerl.gateway.records import context_record, turn_record
 from swerl.gateway.sampling import Sampled, limit_tokens, request_seed, room_tokens, sample, sampling_for
 from swerl.gateway.settings import GatewaySettings
-from swerl.gateway.tree import Context, SessionTree, Turn, lineage, paths, side_starts, start_of
+from swerl.gateway.tree import Context, SessionTree, Turn, lineage, paths, turns_of_task
 from swerl.record.events import EventLog
 from swerl.record.session_journal import Journal
 
@@ -87,17 +87,32 @@ class Session:
     works: list[Work] = field(default_factory=list)
     delivering: set[int] = field(default_factory=set)
     marks: set[str] = field(default_factory=set)
+    unanswered: set[str] = field(default_factory=set)  # places of requests that failed by us, until one there is answered
     closed: str | None = None
+    suspended: bool = False
     aborted: int = 0
+    answered_at: float | None = None  # when a client last read an answer of this process (monotonic)
+    silent_s: float | None = None  # between that and the session's end
     model_s: float = 0.0  # the engine at work on turns that were recorded
     used_at: float = field(default_factory=time.monotonic)
 
     async def ticket(self, request: ChatRequest) -> Ticket:
-        """Place the request and either find its answer or start sampling it. Raises ApiError."""
+        """Place the request and either find its answer or start sampling it. Raises ApiError and SuspendedError."""
         self.used_at = time.monotonic()
+        try:
+            return await self._ticket(request)
+        except SuspendedError:
+            raise
+        except Exception as error:  # whatever it is, the client is answered 5xx for it unless it is a refusal
+            if _is_ours(error):
+                self._fail("")
+            raise
+
+    async def _ticket(self, request: ChatRequest) -> Ticket:
         async with self.lock:
             self._refuse_if_closed()
             placement = await self._place(request)
+            self._refuse_if_suspended()
             self._note(placement)
             context = placement.context
             if (turn := self._stored_answer(context, request)) is not None:
@@ -115,13 +130,14 @@ class Session:
             return Ticket(request, context, work=work, live=live)
 
     async def result(self, ticket: Ticket, timeout_s: float | None = None) -> Turn:
-        """The sampled turn; it is on disk. Raises TimeoutError after ``timeout_s`` (the work goes on) and ApiError."""
+        """The sampled turn; it is on disk. Raises TimeoutError after ``timeout_s`` (the work goes on), ApiError and SuspendedError."""
         if ticket.turn is None:
             assert ticket.work is not None and ticket.work.task is not None
             try:
                 ticket.turn = await asyncio.wait_for(asyncio.shield(ticket.work.task), timeout_s)
             except asyncio.CancelledError:
                 if ticket.work.task.cancelled():
+                    self._refuse_if_suspended()
                     raise ApiError(401, "session_closed", "The session was closed.") from None
                 raise
             self.delivering.add(ticket.turn.id)
@@ -141,11 +157,17 @@ class Session:
         assert ticket.turn is not None
         self._leave(ticket)
         self._seen(ticket.turn)
+        self._answer(ticket.context)
+        self.answered_at = time.monotonic()
 
     def lost(self, ticket: Ticket) -> None:
-        """The client went away before it had read the whole answer."""
+        """The client went away before it had read the whole answer, or was told of an error instead. It counts as failed by us where the
+        error is ours, and where the client had been kept waiting for the engine when it went."""
         self._leave(ticket)
         work = ticket.work
+        unsaid = ticket.turn is None and work is not None and self._failed_by_us(work)
+        if self.closed is None and (unsaid or (ticket.live is not None and ticket.live.broken)):
+            self._fail(_place_of(ticket.context))
         if work is not None and work.clients == 0 and work.task is not None and not work.task.done():
             work.orphaned = asyncio.get_running_loop().call_later(self.parts.settings.disconnect_grace_s, self._abandon, work)
 
@@ -159,12 +181,22 @@ class Session:
         """Abort what is being sampled and refuse the key from now on. Closing again reports the same."""
         if self.closed is None:
             self.closed = reason
+            self.silent_s = None if self.answered_at is None else round(time.monotonic() - self.answered_at, 3)
             self.aborted += await self._abort_all()
             async with self.lock:  # a turn that was being recorded is whole by now
                 self.journal.write({"k": "close", "reason": reason, "hold_s": self.hold.total_s, "aborted": self.aborted})
         usage = {name: self.figures()[name] for name in ("prompt_tokens", "cached_tokens", "sampled_tokens")}
         usage["model_s"] = round(self.model_s, 3)
-        return {"turns": len(self.tree.turns), "hold_s": round(self.hold.total_s, 3), "aborted": self.aborted, "usage": usage}
+        return {
+            "turns": len(self.tree.turns),
+            "hold_s": round(self.hold.total_s, 3),
+            "aborted": self.aborted,
+            "overflow": "overflow" in self.marks,
+            "max_turns": "max_turns" in self.marks,
+            "unanswered": len(self.unanswered),
+            "silent_s": self.silent_s,
+            "usage": usage,
+        }
 
     def recall(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Take over from a journal what is not in the tree."""
@@ -172,6 +204,8 @@ class Session:
             self.model_s += r.get("model_s", 0.0)
             if r["k"] == "mark":
                 self.marks.add(r["what"])
+            elif r["k"] == "unanswered":
+                self.unanswered = set(r["places"])
             elif "hold_s" in r:
                 self.hold = Hold(r["hold_s"])
             if r["k"] == "close":
@@ -182,12 +216,15 @@ class Session:
         return None if self.works or self.delivering or self.lock.locked() else self.used_at
 
     async def suspend(self) -> None:
-        """Stop sampling without closing: for the end of the process."""
+        """Stop sampling without closing: for the end of the process. Afterwards nothing writes into the journal."""
+        self.suspended = True
         await self._abort_all()
+        async with self.lock:  # a turn that was being recorded is whole by now
+            pass
 
     def recording(self, which: str = "all") -> dict[str, Any]:
         """The session as training rows; see `tree.paths`."""
-        sides = side_starts(self.tree)
+        turns = turns_of_task(self.tree)
         limit = self.parts.settings.response_tokens
         rows = [
             {**p.as_dict(), "overlong": (limit is not None and len(p.response_ids) >= limit) or (p.main and "overflow" in self.marks)}
@@ -198,14 +235,14 @@ class Session:
             "trial": self.trial,
             "sampling": self.sampling,
             "status": "open" if self.closed is None else f"closed: {self.closed}",
-            "turns": sum(start_of(t) not in sides for t in self.tree.turns),
+            "turns": turns,
             "prompt_tokens": sum(t.parent.end for t in self.tree.turns),
             "sampled_tokens": sum(t.tokens.count for t in self.tree.turns),
             "hold_s": round(self.hold.total_s, 3),
             "overflow": "overflow" in self.marks,
             "max_turns": "max_turns" in self.marks,
             "rerendered": "rerendered" in self.marks,
-            "side_calls": sum(start_of(t) in sides for t in self.tree.turns),
+            "side_calls": len(self.tree.turns) - turns,
             "aborted": self.aborted,
             "paths": rows,
         }
@@ -236,6 +273,7 @@ class Session:
     def _note(self, placement: Placement) -> None:
         for turn in placement.known:
             self._seen(turn)
+            self._answer(turn.parent)
         for rewrite in placement.rewrites:
             self.parts.events.emit(
                 "gateway.rewrite", session=self.id, turn=rewrite.turn.id, kinds=sorted(rewrite.kinds), kept=rewrite.kept, trial=self.trial
@@ -347,6 +385,24 @@ class Session:
             self.aborted += 1
             work.task.cancel()
 
+    def _failed_by_us(self, work: Work) -> bool:
+        assert work.task is not None
+        if not work.task.done():
+            return self.hold.waiting
+        return not work.task.cancelled() and (error := work.task.exception()) is not None and _is_ours(error)
+
+    def _fail(self, place: str) -> None:
+        """A request at ``place`` got no answer, and that is not the agent's doing: without one there, its trial cannot be judged."""
+        if place not in self.unanswered:
+            self.unanswered.add(place)
+            self._try_write({"k": "unanswered", "places": sorted(self.unanswered)})
+
+    def _answer(self, context: Context) -> None:
+        if self.unanswered and (place := _place_of(context)) in self.unanswered:
+            self.unanswered.remove(place)
+            if self.closed is None:
+                self._try_write({"k": "unanswered", "places": sorted(self.unanswered)})
+
     def _leave(self, ticket: Ticket) -> None:
         if ticket.turn is not None:
             self.delivering.discard(ticket.turn.id)
@@ -366,17 +422,30 @@ class Session:
             self.parts.events.emit(f"gateway.{what}", session=self.id, trial=self.trial)
 
     def _turns_so_far(self) -> int:
-        sides = side_starts(self.tree)
-        return sum(start_of(t) not in sides for t in self.tree.turns) + len(self.works)
+        return turns_of_task(self.tree) + len(self.works)
 
     def _refuse_if_closed(self) -> None:
         if self.closed is not None:
             raise ApiError(401, "session_closed", "The session is closed.")
 
+    def _refuse_if_suspended(self) -> None:
+        if self.suspended and self.closed is None:
+            raise SuspendedError
+
 
 def _is_probe(request: ChatRequest) -> bool:
     """A request for a handful of tokens checks that the API answers; it is no turn of an agent."""
     return request.max_tokens is not None and request.max_tokens < _PROBE_TOKENS and not request.tools
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether a client that meets this is answered by a status of 500 or more."""
+    return not isinstance(error, ApiError) or error.status >= 500
+
+
+def _place_of(context: Context) -> str:
+    """A request's place in the session, the same in every process that serves it."""
+    return f"{'' if context.parent is None else context.parent.id}:{context.key.hex()}"
 
 
 def _look_at_error(task: asyncio.Task[Turn]) -> None:

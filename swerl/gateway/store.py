@@ -38,6 +38,7 @@ class SessionStore:
         self._live: dict[str, Session] = {}
         self._closed: OrderedDict[str, Session] = OrderedDict()
         self._reading: dict[str, asyncio.Future[Session | None]] = {}
+        self._suspended = False
 
     async def open(
         self, trial: Mapping[str, Any], sampling: Mapping[str, Any], seed: int | None, max_turns: int | None
@@ -84,17 +85,25 @@ class SessionStore:
         return report
 
     def forget_idle(self, idle_s: float) -> int:
-        """Drop open sessions that nobody has used for ``idle_s`` from memory; the next request reads them back. Returns how many."""
+        """Drop open sessions that nobody has used for ``idle_s`` from memory; the next request reads them back. Returns how many. One
+        whose journal cannot be written stays until the next time."""
         before = time.monotonic() - idle_s
         idle = [s for s in self._live.values() if (since := s.idle_since()) is not None and since < before]
+        gone = 0
         for session in idle:
-            session.journal.write({"k": "hold", "hold_s": round(session.hold.total_s, 3)})
+            try:
+                session.journal.write({"k": "hold", "hold_s": round(session.hold.total_s, 3)})
+            except OSError:
+                self.parts.metrics.journal_errors += 1
+                continue
             session.journal.close()
             del self._live[session.id]
-        return len(idle)
+            gone += 1
+        return gone
 
     async def suspend(self) -> None:
         """End of the process: stop sampling without closing any session; the next process serves them on."""
+        self._suspended = True
         await asyncio.gather(*(session.suspend() for session in self._live.values()))
         self._files.close_all()
 
@@ -116,7 +125,7 @@ class SessionStore:
     def _made(self, id: str, trial: Mapping[str, Any], sampling: Mapping[str, Any], seed: int, max_turns: int | None) -> Session:
         journal = Journal(journal_path(self.directory, id), self.parts.executor, self._files)
         histories = Histories(self.parts.tool_sets)
-        return Session(id, trial, sampling, seed, max_turns, journal, self.parts, histories=histories)
+        return Session(id, trial, sampling, seed, max_turns, journal, self.parts, histories=histories, suspended=self._suspended)
 
     def _keep_closed(self, session: Session) -> None:
         self._closed[session.id] = session

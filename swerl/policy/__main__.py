@@ -44,7 +44,8 @@ def main(
 ) -> None:
     if (out is None) == (measured is None):
         raise click.UsageError("give either --out or --measure")
-    from swerl.policy import build  # torch loads here, not for --help
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait for each other lose most beside other work
+    from swerl.policy import build  # torch loads here, not for --help, and reads that then
 
     try:
         if measured is not None:

@@ -33,6 +33,14 @@ MOST_PATIENCE = 8.0
 KILLED_S = 0.5  # in which a killed program is gone
 
 
+def _home() -> Path:
+    """``~`` itself for a user without one."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("~")
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     """Where the machine's state is read. The defaults are the real places."""
@@ -40,7 +48,7 @@ class Host:
     proc: Path = Path("/proc")
     shm: Path = Path("/dev/shm")
     tmp: Path = Path("/tmp")
-    home: Path = field(default_factory=Path.home)
+    home: Path = field(default_factory=_home)
     cgroup: Path = Path("/sys/fs/cgroup")
     service_account: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 

@@ -12,7 +12,7 @@ from swerl.facts.memory import GIB, size
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.configuration import is_held
 from swerl.preflight.context import Context
-from swerl.preflight.host import meminfo
+from swerl.preflight.host import existing_parent, meminfo
 from swerl.record.process import TOKEN_VARIABLE, Seen, environment_of, every_process, owned_processes
 from swerl.record.rundir import RunDir
 
@@ -165,6 +165,27 @@ class KernelCache(Check):
                 return
 
 
+class Caches(Check):
+    id = "SWERL-P714"
+    family = "host"
+    title = "home directory"
+    asks = "vLLM and transformers can write their caches, which are below the home directory where nothing else is said"
+    remedy = "set HOME to a directory of yours, or the variable named"
+    live = True
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        common = Path(ctx.env.get("XDG_CACHE_HOME") or ctx.host.home / ".cache")
+        for variable, name in (("HF_HOME", "huggingface"), ("VLLM_CACHE_ROOT", "vllm")):
+            place = Path(ctx.env.get(variable) or common / name)
+            parent = existing_parent(place)
+            if not place.is_absolute():
+                yield self.found(f"this user has no home directory for {place.name}", variable)
+            elif not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+                yield self.found(f"{place} cannot be written, because {parent} cannot", variable)
+            else:
+                yield Fact(f"{name} in {place}")
+
+
 class Leftovers(Check):
     id = "SWERL-P711"
     family = "host"
@@ -181,7 +202,8 @@ class Leftovers(Check):
         ended = [run for run in others if not is_held(run.lock, ctx)]
         if not token_file.is_file() and not ended:
             raise NotApplicable("no run has been started here before")
-        if token_file.is_file() and (found := owned_processes({TOKEN_VARIABLE: token_file.read_text().strip()}, ())):
+        held = is_held(ctx.run_dir.lock, ctx)  # then they are those of a living run, as SWERL-P003 says
+        if token_file.is_file() and not held and (found := owned_processes({TOKEN_VARIABLE: token_file.read_text().strip()}, ())):
             yield self.found(f"{len(found)} process(es) of an earlier start are alive: {_named(found)}", str(ctx.cfg.run_dir))
         yield from self._others(ended)
 
@@ -214,4 +236,4 @@ def _named(found: list[Seen]) -> str:
     return ", ".join(f"{seen.command} (pid {seen.pid})" for seen in found[:3])
 
 
-CHECKS = (Limits(), ControlGroups(), FileSystems(), KernelCache(), Leftovers())
+CHECKS = (Limits(), ControlGroups(), FileSystems(), KernelCache(), Caches(), Leftovers())

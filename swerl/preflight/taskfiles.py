@@ -23,13 +23,15 @@ NEEDED = ("instruction.md", "task.toml", "tests/test.sh")
 @dataclass(frozen=True, slots=True)
 class TaskFiles:
     """``verifier`` and ``dockerfile`` are texts by path relative to the task; ``shadowing`` are Python files named like a module of the
-    standard library; ``toml_error`` is empty where task.toml parses."""
+    standard library; ``toml_error`` is empty where task.toml parses; ``storage_mb`` is what it asks for, 0 where it does not say."""
 
     row: Row
     toml_error: str
     verifier: dict[str, str]
     dockerfile: str
     shadowing: tuple[str, ...]
+    environment_bytes: int
+    storage_mb: int
 
     @property
     def test_script(self) -> str:
@@ -77,17 +79,21 @@ def _read(row: Row) -> TaskFiles:
     folder = str(row.task_dir)
     verifier: dict[str, str] = {}
     shadowing: list[str] = []
+    environment_bytes = 0
     for place in ("tests", "environment"):
         for directory, _, names in os.walk(f"{folder}/{place}"):
             for name in sorted(names):
                 stem, _, suffix = name.rpartition(".")
                 path = f"{directory}/{name}"
+                if place == "environment":
+                    environment_bytes += os.lstat(path).st_size
                 if place == "tests" and suffix in {"sh", "py"}:
                     verifier[os.path.relpath(path, folder)] = _text(path)
                 if suffix == "py" and stem in sys.stdlib_module_names and "__init__.py" not in names:
                     shadowing.append(os.path.relpath(path, folder))
     dockerfile = f"{folder}/environment/Dockerfile"
-    return TaskFiles(row, _toml_error(f"{folder}/task.toml"), verifier, _text(dockerfile), tuple(shadowing))
+    error, storage_mb = _toml(f"{folder}/task.toml")
+    return TaskFiles(row, error, verifier, _text(dockerfile), tuple(shadowing), environment_bytes, storage_mb)
 
 
 def _text(path: str) -> str:
@@ -97,9 +103,14 @@ def _text(path: str) -> str:
         return ""
 
 
-def _toml_error(path: str) -> str:
+def _toml(path: str) -> tuple[str, int]:
+    """What is wrong with it, and what it says of storage."""
     try:
-        tomllib.loads(_text(path))
+        read = tomllib.loads(_text(path))
     except tomllib.TOMLDecodeError as error:
-        return str(error)
-    return ""
+        return str(error), 0
+    asked = read.get("environment", {})
+    if not isinstance(asked, dict):
+        return "", 0
+    storage_mb = asked.get("storage_mb", sys.maxsize if "storage" in asked else 0)  # Harbor's older key has units of its own
+    return "", storage_mb if isinstance(storage_mb, int) else 0

@@ -14,6 +14,7 @@ import orjson
 from swerl.config import dump_resolved
 from swerl.data.hashing import task_hash
 from swerl.facts.indexes import IndexUnreadable, Row
+from swerl.facts.memory import size
 from swerl.facts.plan import steps_per_epoch
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.context import Context
@@ -246,6 +247,34 @@ class NamesDoNotShadow(Check):
                 return
 
 
+class FilesFit(Check):
+    id = "SWERL-P412"
+    family = "data"
+    title = "size of tasks"
+    asks = "the files that a task brings fit into its sandbox, and leave half of it to the agent's work"
+    remedy = "raise harbor_runtime.sandbox.disk_mb (the task's own: storage_mb in task.toml), or put large files into a rootfs"
+    live = True
+    budget_s = 9.5
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        if ctx.backend != "bubblewrap":
+            raise NotApplicable(f"the sandbox is {ctx.backend}")
+        usual, tasks = ctx.cfg.harbor_runtime.sandbox.disk_mb, ctx.task_files().tasks
+        shares = sorted(((t.environment_bytes / ((t.storage_mb or usual) << 20), t) for t in tasks), key=lambda pair: pair[0], reverse=True)
+        large, too_large = (sum(share > most for share, _ in shares) for most in (0.5, 1.0))
+        if large:
+            _, worst = shares[0]
+            says = (
+                f"{too_large} task(s) do not fit into their sandboxes"
+                if too_large
+                else f"{large} task(s) fill more than half of their sandboxes"
+            )
+            text = f"{says}, such as {worst.row.task_id}: {size(worst.environment_bytes)} of {worst.storage_mb or usual} MB"
+            where = str(worst.row.task_dir / "environment")
+            yield self.found(text, where, severity="fatal" if too_large == len(tasks) else "warning")
+        yield Fact(ctx.task_files().extent)
+
+
 class SolutionsExist(Check):
     id = "SWERL-P410"
     family = "data"
@@ -314,6 +343,7 @@ CHECKS = (
     InstallersMayFail(),
     PathIsKept(),
     NamesDoNotShadow(),
+    FilesFit(),
     SolutionsExist(),
     TasksAreSound(),
 )

@@ -8,6 +8,7 @@ A line is one JSON object with a kind ``k``:
   time — synced to disk before the client sees the end
 * ``seen``  turn: a client has read the answer
 * ``mark``  overflow / max_turns / rerendered, once each
+* ``unanswered`` places of requests that failed by us and have no answer yet; the newest line counts
 * ``hold``  hold_s: written when an idle session leaves the memory
 * ``close`` reason, hold_s, aborted
 

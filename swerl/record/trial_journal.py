@@ -3,8 +3,8 @@
 Kinds: ``attempt`` (identity, attempt number, trial name: written before the attempt begins, so that a restart gives the next attempt a new
 name and session), ``settled`` (a TrialResult), ``set_aside`` and ``taken_back`` (a SetAside: what the runner gave up, and what it tries
 again). A line that a killed writer tore is skipped by readers and closed off by the next writer. A trial whose outcome the infrastructure
-or a cancellation decided is recorded too, and run again when a later runner is asked for it, so the last ``settled`` line of an identity
-counts. All others are final: there is one line of them.
+or a cancellation decided is recorded too, and run again when it is asked for by a later start; so is a final one of a group that taught
+nothing, when its trainer asks for it anew. So the last ``settled`` line of an identity counts.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ class Journal:
                 self.attempts[key] = max(self.attempts.get(key, 0), line["attempt"])
             elif line.get("kind") == "settled":
                 result = TrialResult.from_dict(line["result"])
-                if is_final(result):
-                    self.settled.setdefault(result.identity.key, result)
+                self._count(result)
             elif line.get("kind") == "set_aside":
                 entry = SetAside(**line["entry"])
                 self.set_aside[entry.what, entry.key] = entry
@@ -56,7 +55,14 @@ class Journal:
 
     def settle(self, result: TrialResult) -> None:
         self._write({"kind": "settled", "result": result.as_dict()})
-        self.settled.setdefault(result.identity.key, result)
+        self._count(result)
+
+    def _count(self, result: TrialResult) -> None:
+        """Answers those who ask again, as far as it is final."""
+        if is_final(result):
+            self.settled[result.identity.key] = result
+        else:
+            self.settled.pop(result.identity.key, None)
 
     def put_aside(self, entry: SetAside) -> None:
         self._write({"kind": "set_aside", "entry": asdict(entry)})

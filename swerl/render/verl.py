@@ -195,6 +195,7 @@ def _wiring(c: RunConfig, run: RunDir) -> dict[str, Any]:
         f"{ROLLOUT}.agent.agent_loop_config_path": str(run.render / "agent_loop.yaml"),
         f"{ROLLOUT}.agent.default_agent_loop": "swerl",
         f"+{ROLLOUT}.agent.agent_loop_manager_class": "swerl.trainer.manager.SwerlAgentLoopManager",
+        f"{MODEL}.external_lib": "swerl.trainer.engine",
         "data.return_raw_chat": True,
         "trainer.default_local_dir": str(run.checkpoints),
         "trainer.v1.sampler.sync_refill_failed_groups": True,  # a group without rows is replaced, not waited for
@@ -215,7 +216,9 @@ def _tuning(c: RunConfig) -> dict[str, Any]:
         "reward.num_workers": 1,  # rewards come with the trials
     }
     if c.infrastructure.device == "cuda":
-        return both
+        # Log-probabilities and entropy by chunks of hidden states (`trainer.logprobs`; the name keeps verl from its own patch): the logits
+        # of all tokens are never in memory, and verl's loop over token rows in Python, which it takes without flash-attn 2, is not either.
+        return {**both, f"{MODEL}.use_fused_kernels": True, f"{MODEL}.fused_kernel_options.impl_backend": "swerl"}
     return {
         **both,
         f"{ACTOR}.use_torch_compile": False,

@@ -2,22 +2,27 @@
 
 Each child leads its own session, carries the run's token, writes to its own log, and is told to end when the supervisor dies. The
 supervisor is a child subreaper: descendants that lose their parent become its children, so none of them can hide behind process 1.
+Other threads of the supervisor wait for programs of their own, so nobody here waits for a process without knowing whose it is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import subprocess
+import time
 from dataclasses import dataclass, field
 from typing import IO
 
-from swerl.record.process import PROCESS_VARIABLE, ProcessRef, look
+from swerl.record.process import PROCESS_VARIABLE, ProcessRef, every_process, look
 from swerl.runs.plan import ProcessSpec
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+ORPHAN_S = 300.0  # a process that nobody has collected for so long had no one to do it; no thread here waits longer for a program
+_LOOK_S = 5.0
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -44,11 +49,13 @@ class Child:
 
 
 class Children:
-    """The living children of one supervisor. ``reap`` is the only place that waits, so no status is lost to anybody else."""
+    """The living children of one supervisor. ``reap`` collects these, and adopted orphans once they are known to be such."""
 
     def __init__(self, environment: dict[str, str]):
         self._environment = environment
         self._by_pid: dict[int, Child] = {}
+        self._dead: dict[ProcessRef, float] = {}  # children of this process that are not of the run, and since when they are dead
+        self._looked = 0.0
 
     def start(self, spec: ProcessSpec) -> Child:
         """Start ``spec``. Raises OSError when there is no such program."""
@@ -79,25 +86,30 @@ class Children:
             env={name: value for name, value in environment.items() if value is not None},
             cwd=spec.cwd,
             start_new_session=True,
-            preexec_fn=in_child,  # safe: the supervisor has one thread
+            preexec_fn=in_child,  # takes no lock that another thread of the supervisor could hold at the fork
         )
 
     def reap(self) -> list[Child]:
-        """Children that ended since the last call, with their status. Adopted orphans are collected and forgotten."""
+        """Children that ended since the last call, with their status."""
         ended = []
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return ended
-            if pid == 0:
-                return ended
-            child = self._by_pid.pop(pid, None)
-            if child is not None:
-                child.status = os.waitstatus_to_exitcode(status)
-                if child._popen is not None:
-                    child._popen.returncode = child.status
-                ended.append(child)
+        for child in self.living():
+            assert child._popen is not None
+            if (status := child._popen.poll()) is not None:
+                child.status = status
+                ended.append(self._by_pid.pop(child.ref.pid))
+        if time.monotonic() - self._looked >= _LOOK_S:
+            self._looked = time.monotonic()
+            self._collect_orphans(self._looked)
+        return ended
+
+    def _collect_orphans(self, now: float) -> None:
+        me = os.getpid()
+        dead = {seen.ref for seen in every_process() if seen.parent == me and seen.state == "Z" and seen.pid not in self._by_pid}
+        self._dead = {ref: self._dead.get(ref, now) for ref in dead}
+        for ref, since in self._dead.items():
+            if now - since >= ORPHAN_S:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(ref.pid, os.WNOHANG)
 
     def living(self) -> list[Child]:
         return list(self._by_pid.values())

@@ -73,6 +73,8 @@ def summary(progress: Progress) -> str:
     if progress.trials:
         parts.append(f"{progress.trials}{f' of {progress.expected:,}' if progress.expected else ''} settled")
     parts.append(f"for {duration(time.monotonic() - progress.phase_since)}")
+    if progress.at_most_s is not None:
+        parts.append(f"of at most {duration(progress.at_most_s)}")
     if (left_s := progress.left_s()) is not None:
         parts.append(f"| about {duration(left_s)} left")
     if progress.step is not None:

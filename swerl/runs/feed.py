@@ -1,6 +1,6 @@
 """What a running run has to say: new events and metrics turned into lines for a person, and a picture of where it stands.
 
-Reads only what processes wrote for readers (``events/*.jsonl``, ``metrics.jsonl``); no log is scraped.
+Reads only what processes wrote for readers (``events/*.jsonl``, ``metrics.jsonl``), and no log.
 """
 
 from __future__ import annotations
@@ -36,12 +36,18 @@ class Progress:
     trials: int = 0
     expected: int = 0  # trials of the phase, where that is known, and how many of them run at once
     at_once: int = 0
+    at_most_s: float | None = None  # how long the phase may take until the watchdog ends it, where that is one wait
+    boot_s: float | None = None  # the same for the trainer's boot
+    engine_up: bool = False  # since the trainer's last start
+    trainer_spoke: bool = False  # it said itself why it ends
+    engine_died: float | None = None  # when that was seen (monotonic), until the trainer's next start
     broken: Problem | None = None  # why the runner answers no more requests for trials
 
     def enter(self, phase: str) -> None:
         if phase != self.phase:
             self.phase, self.phase_since, self.trials = phase, time.monotonic(), 0
             self.expected = self.at_once = 0
+            self.at_most_s = None
 
     def left_s(self) -> float | None:
         """Seconds that the rest of the phase's trials will take at the pace so far; None before as many are done as run at once (half of
@@ -135,8 +141,26 @@ def _phase(phase: str, line: str | None = None) -> _Teller:
 def _trainer_start(progress: Progress, event: Mapping[str, Any]) -> str:
     step = event.get("restored_step") or 0
     progress.step = step or None
+    progress.engine_up, progress.engine_died, progress.trainer_spoke = False, None, False
     progress.enter("loading the trainer: Ray, engine, weights")
+    progress.at_most_s = progress.boot_s
     return f"continues from the checkpoint of step {step}" if step else "begins with the policy as it is"
+
+
+def _engine_ready(progress: Progress, event: Mapping[str, Any]) -> str:
+    progress.engine_up = True
+    progress.enter("first trials")
+    return "engine is up"
+
+
+def _engine_died(progress: Progress, event: Mapping[str, Any]) -> str:
+    progress.engine_died = time.monotonic()
+    progress.enter("waiting for the trainer to start again")
+    return f"the engine died ({event['cause']}); {event['in_flight']} requests wait for the next one"
+
+
+def _trainer_spoke(progress: Progress, event: Mapping[str, Any]) -> None:
+    progress.trainer_spoke = True
 
 
 def _checkpoint(progress: Progress, event: Mapping[str, Any]) -> str:
@@ -171,7 +195,11 @@ _EVENTS: dict[str, _Teller] = {
     "process.ready": lambda progress, event: f"{event['process']} is up after {event['seconds']:.1f} s",
     "process.died": lambda progress, event: f"{event['process']} died ({event['how']}); {event['next']}",
     "trainer.start": _trainer_start,
-    "engine.ready": _phase("first trials", "engine is up"),
+    "trainer.failed": _trainer_spoke,
+    "trainer.raised": _trainer_spoke,
+    "engine.ready": _engine_ready,
+    "engine.died": _engine_died,
+    "boot.silent": lambda progress, event: f"the trainer has said nothing new for {duration(event['quiet_s'])}; stacks: {event['stacks']}",
     "engine.paused": _phase("updating the policy"),
     "validation.begin": _phase("validating"),
     "step.begin": _step_begin,

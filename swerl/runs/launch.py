@@ -64,6 +64,7 @@ def plan_for(config: RunConfig, run: RunDir) -> Plan:
         ),
         trainer=spec("trainer", train, "swerl.trainer", {_WEBHOOK: None, **joined, **_tracking(run)}, stop_grace_s=TRAINER_GRACE_S),
         total_steps=steps,
+        trainer_restarts=config.infrastructure.restarts,
         terms=Terms.of(config, total_steps=steps, checkpoint_bytes=_checkpoint_bytes(config)),
         notifier=Notifier.of(config),
     )

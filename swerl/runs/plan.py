@@ -31,7 +31,9 @@ class ProcessSpec:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The processes of a run, in starting order. The run lasts as long as ``trainer``; services that die are started again.
+    """The processes of a run, in starting order. The run lasts as long as ``trainer``; services that die are started again. So is a
+    trainer that was killed, has lost its engine or ended without a word, at most ``trainer_restarts`` times without a new step in
+    between; ``engine_gone_s`` is what it has to end by itself after its engine has died.
     ``trains`` False: the process in the trainer's place trains nothing (an evaluation), and is not asked for a step.
 
     ``max_restarts`` of one service within ``restart_window_s`` is the most that is put up with; each waits ``restart_delay_s`` times the
@@ -43,6 +45,8 @@ class Plan:
     trainer: ProcessSpec
     total_steps: int | None = None
     trains: bool = True
+    trainer_restarts: int = 0
+    engine_gone_s: float = 60.0
     max_restarts: int = 5
     restart_window_s: float = 600.0
     restart_delay_s: float = 0.5

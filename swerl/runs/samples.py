@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -55,9 +56,10 @@ class HostSampler(threading.Thread):
     def run(self) -> None:
         psutil.cpu_percent()  # the first call only begins the interval
         while not self._ended.wait(self._every_s):
-            sample = self.sample()
-            if not self._ended.is_set():
-                self._events.emit("host.sample", **sample)
+            with suppress(OSError):  # a full disk: the next sample may find room
+                sample = self.sample()
+                if not self._ended.is_set():
+                    self._events.emit("host.sample", **sample)
 
     def stop(self) -> None:
         self._ended.set()

@@ -22,17 +22,19 @@ from swerl.record.registry import Registry
 from swerl.record.rundir import RunDir
 from swerl.record.services import answers, entry_of
 from swerl.record.states import State
-from swerl.runs import cleanup, samples
+from swerl.runs import cleanup, samples, sharedmemory
+from swerl.runs.boot import BootWatch
 from swerl.runs.children import Child, Children, adopt_orphans, describe_status
 from swerl.runs.display import Display
 from swerl.runs.feed import Feed
 from swerl.runs.guard import Guard
 from swerl.runs.plan import Plan, ProcessSpec
-from swerl.runs.sharedmemory import NewSegments
+from swerl.runs.sharedmemory import NewSegments, Segment
 from swerl.runs.stop import StopRequest, read_request
 from swerl.watch.alarm import Action
 
 TRAINER_STOPPED = 3  # the trainer's exit code for "asked to stop, and saved"
+TRAINER_LOST = 4  # for "the engine or another process of mine is gone"
 HOUSEKEEPING_S = 5.0
 RESUMES = "mend what its log says first and give the same command again: it resumes"
 ENGINE_TITLE = "VLLM::"  # how vLLM calls its engine and worker processes
@@ -70,10 +72,16 @@ class Supervisor:
         self._children = Children({TOKEN_VARIABLE: cleanup.token_of(run), "SPT_NOENV": "1", "TMPDIR": str(run.tmp)})
         self._services = [_Service(spec) for spec in plan.services]
         self._trainer: Child | None = None
+        self._trainer_deaths = 0  # since the last step that was new
+        self._trained = 0
+        self._trainer_start_at = 0.0
         self._guard = Guard(run, plan, self._events, display.line)
         self._feed = Feed(run, plan.total_steps, self._guard.listen)
+        self._feed.progress.boot_s = None if plan.terms is None else plan.terms.watch.boot_min * 60
+        self._boot = BootWatch(run.logs, self._events.emit, lambda: cleanup.owned(run, registry, plan.trainer.name))
         self._rates = RateLines(run.trainer_log, run.vllm_log)
         self._segments = NewSegments()
+        self._in_use: set[Segment] = set()
         self._used_mb = 0
         self._new_rates: list[str] = []
         self._told_rates = 0.0
@@ -115,6 +123,8 @@ class Supervisor:
             if outcome is not None:
                 return outcome
             self._attend_services()
+            self._attend_engine()
+            self._boot.attend(self._trainer, self._feed.progress.engine_up, time.monotonic())
             self._keep_house()
             alarm = self._guard.attend()
             if alarm is not None:
@@ -138,8 +148,14 @@ class Supervisor:
                     )
             if not service.was_up:
                 return  # the next one waits for it
-        if self._trainer is None and self._stop is None:
+        if self._trainer is None and self._stop is None and time.monotonic() >= self._trainer_start_at:
             self._trainer = self._start(self._plan.trainer)
+
+    def _attend_engine(self) -> None:
+        """End a trainer that outlives its engine: it may wait in an update for weights that nobody takes."""
+        died = self._feed.progress.engine_died
+        if died is not None and self._trainer is not None and time.monotonic() - died > self._plan.engine_gone_s:
+            send(self._trainer.ref, signal.SIGKILL)
 
     def _is_up(self, service: _Service) -> bool:
         assert service.child is not None
@@ -163,7 +179,7 @@ class Supervisor:
         assert child.status is not None
         self._events.emit("process.ended", durable=True, process=child.name, pid=child.ref.pid, how=describe_status(child.status))
         if child is self._trainer:
-            return self._verdict(child)
+            return None if self._starts_again(child) else self._verdict(child)
         service = next(service for service in self._services if service.child is child)
         end_processes(lambda: cleanup.owned(self._run, self._registry, child.name), grace_s=self._plan.sweep_grace_s)
         self._registry.ended(self._run.id, child.ref)
@@ -181,6 +197,33 @@ class Supervisor:
         service.start_at = now + self._plan.restart_delay_s * len(service.deaths)
         self._say("process.died", process=child.name, how=describe_status(child.status), next="starting it again")
         return None
+
+    def _starts_again(self, trainer: Child) -> bool:
+        """Whether the trainer's death is put up with: after its engine was up it was killed, has lost a process, or ended without a word,
+        as it does when Ray's own processes die. Gateway and runner, and the trials there, wait for the next start, which goes on from the
+        newest checkpoint."""
+        status = trainer.status
+        assert status is not None
+        self._keep_house()
+        progress = self._feed.progress
+        lost = status < 0 or status == TRAINER_LOST or (status not in (0, TRAINER_STOPPED) and not progress.trainer_spoke)
+        if self._stop is not None or not progress.engine_up or not lost:
+            return False
+        self._trainer_deaths = 1 if (progress.step or 0) > self._trained else self._trainer_deaths + 1
+        self._trained = max(self._trained, progress.step or 0)
+        if self._trainer_deaths > self._plan.trainer_restarts:
+            return False
+        line = first_error(trainer.spec.log, trainer.log_offset) if status == TRAINER_LOST else None  # who is killed says nothing of it
+        self._note_shared_memory()
+        end_processes(lambda: cleanup.owned(self._run, self._registry, trainer.name), grace_s=self._plan.sweep_grace_s)
+        sharedmemory.remove(self._run.leftovers, self._in_use)
+        self._registry.ended(self._run.id, trainer.ref)
+        self._trainer = None
+        progress.engine_up, progress.engine_died = False, None  # of the one that is gone
+        self._trainer_start_at = time.monotonic() + self._plan.restart_delay_s * self._trainer_deaths
+        how, said = describe_status(status), f'; its log says first: "{line.text[:200]}"' if line else ""
+        self._say("process.died", process=trainer.name, how=how + said, next="starting it again from the newest checkpoint")
+        return True
 
     def _verdict(self, trainer: Child) -> Outcome:
         status = trainer.status
@@ -253,10 +296,10 @@ class Supervisor:
 
     def _end_all(self) -> None:
         """End every process of the run, trainer first, and remove what they leave outside the run directory."""
-        in_use = cleanup.note_shared_memory(self._run, self._registry)  # while there is somebody to ask
+        self._note_shared_memory()  # while there is somebody to ask
         for child in reversed(self._children.living()):
             self._end(child)
-        cleanup.sweep(self._run, self._registry, grace_s=self._grace_s(), segments=in_use)
+        cleanup.sweep(self._run, self._registry, grace_s=self._grace_s(), segments=self._in_use)
 
     def _write_down(self, outcome: Outcome) -> None:
         """How it ended. The state is written last: until then the run is alive."""
@@ -279,12 +322,16 @@ class Supervisor:
         while child.status is None and time.monotonic() < deadline and self._signals < 2:
             time.sleep(self._plan.tick_s / 2)
             self._children.reap()
-        cleanup.note_shared_memory(self._run, self._registry)
+        self._note_shared_memory()
         send(child.ref, signal.SIGKILL)
         end_processes(lambda: cleanup.owned(self._run, self._registry, child.name), grace_s=self._grace_s())
         self._children.reap()
 
     # Small things
+
+    def _note_shared_memory(self) -> None:
+        """Kept here too: a full disk takes no record, and whoever used a segment may be dead when all are ended."""
+        self._in_use |= cleanup.note_shared_memory(self._run, self._registry)
 
     def _grace_s(self) -> float:
         return 0.0 if self._signals > 1 else self._plan.sweep_grace_s
@@ -297,13 +344,13 @@ class Supervisor:
             self._display.line(line)
         self._display.show(self._feed.progress)
         if self._segments.appeared():
-            cleanup.note_shared_memory(self._run, self._registry)
+            self._note_shared_memory()
         if now or time.monotonic() - self._kept_house >= HOUSEKEEPING_S:
             self._kept_house = time.monotonic()
             self._tell_rates(self._rates.copy())
             self._registry.beat(self._run.id, self._feed.progress.step, self._feed.progress.total_steps)
             self._watch_memory()
-            cleanup.note_shared_memory(self._run, self._registry)
+            self._note_shared_memory()
 
     def _tell_rates(self, lines: list[str]) -> None:
         """What the engines said of themselves, as an event: readers of the run read no log."""

@@ -1,17 +1,19 @@
 """``python -m swerl.trainer --run-dir R``: continue the run in R from its newest checkpoint that verifies, or begin it.
 
-Exit codes: 0 the run is complete, 1 it failed, 3 it was asked to stop and has saved.
+Exit codes: 0 the run is complete, 1 it failed, 3 it was asked to stop and has saved, 4 the engine or another process of the training is
+gone, and a new start may do better.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 
 from swerl.config import RunConfig, load_resolved
-from swerl.errors import SwerlError
+from swerl.errors import SwerlError, fail
 from swerl.facts.plan import known_steps
 from swerl.record import checkpoints
 from swerl.record.checkpoints import Checkpoint
@@ -22,6 +24,8 @@ from swerl.record.rundir import RunDir
 from swerl.render import process_environment, verl_overrides
 
 STOPPED = 3
+LOST = 4
+_LOSSES = frozenset({"SWERL-R111", "SWERL-R120", "SWERL-R121"})
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,7 +40,10 @@ def main(argv: list[str] | None = None) -> int:
     except SwerlError as error:
         print(error, file=sys.stderr, flush=True)
         EventLog(run.events_of("trainer"), "trainer").emit("trainer.failed", durable=True, problems=[p.as_dict() for p in error.problems])
-        return 1
+        return LOST if error.problems[0].id in _LOSSES else 1
+    except Exception as error:  # told apart from an end without a word, as Ray's when its own processes die
+        EventLog(run.events_of("trainer"), "trainer").emit("trainer.raised", durable=True, error=f"{type(error).__name__}: {error}"[:2000])
+        raise
 
 
 def train(run: RunDir, recorded: Path | None = None, last_step: int | None = None) -> int:
@@ -106,17 +113,46 @@ def launch(config) -> str:
     start_ray(config)
     try:
         return ray.get(TrainerTask.remote().run.remote(config))
-    except ray.exceptions.RayTaskError as error:
-        cause = error.as_instanceof_cause()
+    except ray.exceptions.RayError as error:
+        cause = cause_of(error)
         if isinstance(cause, SwerlError):
             raise cause from error
+        if is_loss(cause):
+            said = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+            remedy = "read the trainer's log for its last words; the run starts the trainer again from its newest checkpoint"
+            raise fail("SWERL-R121", f"a process of the training is gone: {said}", remedy) from error
         raise
     finally:
         ray.shutdown()
 
 
+def cause_of(error: BaseException) -> BaseException:
+    """What was raised first, however many of Ray's tasks have passed it on."""
+    from ray.exceptions import RayTaskError
+
+    while isinstance(error, RayTaskError):
+        error = error.cause
+    return error
+
+
+def is_loss(error: BaseException) -> bool:
+    """Whether Ray says by it that a process is gone. An error of the code's own would come again in the next start."""
+    from ray import exceptions as said
+
+    gone = (
+        said.RayActorError,
+        said.WorkerCrashedError,
+        said.NodeDiedError,
+        said.ObjectLostError,
+        said.RaySystemError,
+        said.LocalRayletDiedError,
+    )
+    return isinstance(error, gone)
+
+
 def start_ray(config) -> None:
-    """verl's own way of starting Ray, without running its task."""
+    """verl's own way of starting Ray, without running its task. Ray starts workers through a shell and quotes all but the interpreter, so
+    a path that needs it is handed over quoted."""
     import ray
     from omegaconf import OmegaConf
     from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
@@ -125,6 +161,8 @@ def start_ray(config) -> None:
     defaults = get_ppo_ray_runtime_env(config)
     defaults.setdefault("env_vars", {})["TRANSFER_QUEUE_ENABLE"] = "1"
     runtime_env = OmegaConf.merge(defaults, init.get("runtime_env", {}))
+    if runtime_env.get("py_executable") is None and (quoted := shlex.quote(sys.executable)) != sys.executable:
+        runtime_env.py_executable = quoted
     ray.init(**OmegaConf.to_container(OmegaConf.create({**init, "runtime_env": runtime_env})))
 
 

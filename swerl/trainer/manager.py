@@ -48,6 +48,7 @@ class TrialWorker(plain_class(AgentLoopWorkerTQ)):
         self.serial: asyncio.Lock | None = asyncio.Lock() if config.swerl.serial else None
         run = RunDir.at(Path(str(loop_config["services"])).parent)
         self.lineage = current_lineage(run.lineage)
+        self.rollout.epoch = self.lineage.epoch
         self.events = EventLog(run.events_of("agent_loop"), "agent_loop")
 
     async def _run_prompt(self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool = False) -> None:
@@ -65,6 +66,10 @@ class TrialWorker(plain_class(AgentLoopWorkerTQ)):
             rollout = self.config.actor_rollout_ref.rollout
             n = prompt.pop("__rollout_n__", rollout.val_kwargs.n if validate else rollout.n)
             sessions = await self._settle_group(prompt, n, validate)
+            if not validate and len(trainable(sessions)) < needed(sessions) and any(s.result.get("reused") for s in sessions):
+                # what an earlier start settled keeps this group from being trained: that start's troubles must not be this one's for ever
+                self.events.emit("group.anew", uid=uid, task=prompt["extra_info"]["task_id"], cause=cause_of(sessions))
+                sessions = await self._settle_group(prompt, n, validate, anew=True)
             tag = await self._publish(prompt, sessions, validate)
         except Exception as error:  # a task's exception reaches nobody: it goes into the group's tag, which the replay buffer reads
             logger.exception("group %s failed", uid)
@@ -74,13 +79,14 @@ class TrialWorker(plain_class(AgentLoopWorkerTQ)):
         tag["rank"] = group_rank(prompt["extra_info"]["task_hash"], int(prompt["global_steps"]))
         await tq.async_kv_put(key=uid, partition_id=partition, tag=tag)
 
-    async def _settle_group(self, prompt: dict, n: int, validate: bool) -> list[Session]:
+    async def _settle_group(self, prompt: dict, n: int, validate: bool, anew: bool = False) -> list[Session]:
         """The ``n`` sessions of a group, in order, all settled. The first error of any is raised after the last has ended."""
         # the row's global_steps is the step being collected; in training the weights are one step behind it
         step = int(prompt["global_steps"])
         version = self.lineage.version(step if validate else step - 1)
         split = "val" if validate else "train"
-        trials = [self.rollout.run(split=split, extra_info=prompt["extra_info"], sample=i, version=version, step=step) for i in range(n)]
+        asked = {"split": split, "extra_info": prompt["extra_info"], "version": version, "step": step, **({"anew": True} if anew else {})}
+        trials = [self.rollout.run(sample=i, **asked) for i in range(n)]
         if self.serial is not None:
             return [await trial for trial in trials]
         settled = await asyncio.gather(*trials, return_exceptions=True)
@@ -91,14 +97,26 @@ class TrialWorker(plain_class(AgentLoopWorkerTQ)):
 
     async def _publish(self, prompt: dict, sessions: list[Session], validate: bool) -> dict[str, Any]:
         """Write the rows of a group into the TransferQueue and return the tag that makes it terminal."""
-        present = [(i, session) for i, session in enumerate(sessions) if session.rows and session.reward is not None]
-        needed = 1 if validate or len(sessions) == 1 else MIN_GROUP
-        if len(present) < needed and not validate:
-            outcomes = ", ".join(f"{s.result['outcome']}{': ' + s.result['error'] if s.result.get('error') else ''}" for s in sessions)
-            return {"status": "failure", "cause": f"{len(present)} of {len(sessions)} sessions can be trained ({outcomes})"}
+        present = trainable(sessions)
+        if len(present) < needed(sessions) and not validate:
+            return {"status": "failure", "cause": cause_of(sessions)}
         for index, session in present:
             await self._agent_loop_postprocess(outputs_of(session), validate, session_id=index, **prompt)
         return {"status": "finished"}
+
+
+def trainable(sessions: list[Session]) -> list[tuple[int, Session]]:
+    """The sessions with rows and a reward, by their place in the group."""
+    return [(i, session) for i, session in enumerate(sessions) if session.rows and session.reward is not None]
+
+
+def needed(sessions: list[Session]) -> int:
+    return min(MIN_GROUP, len(sessions))
+
+
+def cause_of(sessions: list[Session]) -> str:
+    outcomes = ", ".join(f"{s.result['outcome']}{': ' + s.result['error'] if s.result.get('error') else ''}" for s in sessions)
+    return f"{len(trainable(sessions))} of {len(sessions)} sessions can be trained ({outcomes})"
 
 
 def group_rank(task_hash: str, step: int) -> str:
@@ -140,13 +158,20 @@ class SwerlAgentLoopManager(AgentLoopManagerTQ):
         self.agent_loop_workers_class = ray.remote(TrialWorker)
         self.bridge: Any = None
 
-    def start_bridge(self, epoch: int, eos_token_ids: list[int], bind_host: str) -> dict[str, Any]:
-        """Start the bridge on the driver's node; returns its address as `EngineBridge.start` does."""
+    def start_bridge(self, epoch: int, eos_token_ids: list[int], bind_host: str, events: Path) -> dict[str, Any]:
+        """Start the bridge on the driver's node; returns its address as `EngineBridge.start` does. Its events go to the file ``events``."""
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor = ray.remote(EngineBridge).options(num_cpus=0, max_concurrency=100_000, scheduling_strategy=here)
-        self.bridge = actor.remote(self.llm_client, epoch, self.rollout_config.max_num_seqs, eos_token_ids, bind_host)
+        self.bridge = actor.remote(self.llm_client, epoch, self.rollout_config.max_num_seqs, eos_token_ids, bind_host, events)
         return ray.get(self.bridge.start.remote())
 
     def check_workers(self) -> None:
         """Raise ray.exceptions.RayActorError if an agent-loop worker or the bridge is gone."""
         ray.get([actor.__ray_ready__.remote() for actor in (*self.agent_loop_workers, self.bridge)], timeout=60)
+
+    def engine_died(self) -> str | None:
+        """Why no engine answers any more; None while all replicas live. A bridge that does not say is `check_workers`' affair."""
+        try:
+            return None if self.bridge is None else ray.get(self.bridge.why_dead.remote(), timeout=10)
+        except (ray.exceptions.RayError, TimeoutError):
+            return None

@@ -48,6 +48,7 @@ class RunHooks(PPOTrainer):
         self.journal = TrialJournal(source.trials_journal)
         self.gateway = Absent() if config.swerl.recorded else Service(self.run.services, "gateway")
         self.trained_steps = 0
+        self._compiled = {"count": 0.0, "seconds": 0.0}
         self._uncommitted: tuple[Path, int] | None = None
         self._logger: Any = None
         super().__init__(config)
@@ -120,6 +121,10 @@ class RunHooks(PPOTrainer):
     def _compute_metrics(self, batch: Any, metrics: dict[str, Any], timing_raw: dict[str, float], global_steps: int, epoch: int) -> None:
         super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
         metrics.update(self.journal.training_metrics(self.lineage.version(global_steps - 1)))
+        for name in ("count", "seconds"):  # the engine's running totals, see `engine`
+            total = float(metrics.pop(f"actor/compiled_max/{name}"))
+            metrics[f"swerl/compile/{name}"] = total - self._compiled[name]
+            self._compiled[name] = total
 
     def _save_checkpoint(self) -> None:
         super()._save_checkpoint()

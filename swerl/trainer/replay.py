@@ -1,9 +1,9 @@
 """verl's replay buffers with a short poll and an end to waiting.
 
 verl polls the TransferQueue every two seconds and for ever: a dead worker leaves the run hanging with idle GPUs and no word. `Watch` is
-asked between polls; it looks whether the workers live, and counts groups that failed, so that a broken sandbox or gateway ends the step
-with its first cause instead of being refilled without end. Rows come sorted by identity, so that a step's numbers depend on its trials
-alone.
+asked between polls; it looks whether the engine and the workers live, and counts groups that failed, so that a broken sandbox or gateway
+ends the step with its first cause instead of being refilled without end. Rows come sorted by identity, so that a step's numbers depend on
+its trials alone.
 """
 
 from __future__ import annotations
@@ -20,20 +20,31 @@ from swerl.errors import fail
 
 POLL_S = 0.2
 _CHECK_EVERY_S = 10.0
+_ASK_ENGINE_S = 2.0
 
 
 class Watch:
-    """Decides when waiting is over. ``check_workers`` raises when a worker is gone; ``max_failed_groups`` is per batch sampled."""
+    """Decides when waiting is over. ``check_workers`` raises when a worker is gone, ``engine_died`` says why no engine answers any more;
+    ``max_failed_groups`` is per batch sampled."""
 
-    def __init__(self, check_workers: Callable[[], None], max_failed_groups: int):
-        self.check_workers, self.max_failed_groups = check_workers, max_failed_groups
-        self._checked_at = time.monotonic()
+    def __init__(self, check_workers: Callable[[], None], engine_died: Callable[[], str | None], max_failed_groups: int):
+        self.check_workers, self.engine_died, self.max_failed_groups = check_workers, engine_died, max_failed_groups
+        self._checked_at = self._asked_at = time.monotonic()
         self.failed: list[str] = []
 
     def begin(self) -> None:
         self.failed = []
 
+    def refuse_dead_engine(self, error: BaseException | None = None) -> None:
+        """Raise SWERL-R120 if the engine is dead; ``error`` is what somebody met of that."""
+        if (cause := self.engine_died()) is not None:
+            remedy = "read the trainer's log for the engine's last words; the run starts the trainer again from its newest checkpoint"
+            raise fail("SWERL-R120", f"the engine is dead: {cause}", remedy) from error
+
     def between_polls(self) -> None:
+        if time.monotonic() - self._asked_at >= _ASK_ENGINE_S:
+            self._asked_at = time.monotonic()
+            self.refuse_dead_engine()
         if time.monotonic() - self._checked_at < _CHECK_EVERY_S:
             return
         self._checked_at = time.monotonic()

@@ -47,15 +47,16 @@ class TrialRollout:
         reward_fn: str | None = None,
         name: str = "swerl",
     ):
-        self.name = name
+        self.name, self.epoch = name, 0  # the start of the trainer that asks; its worker sets it
         self.index_dirs = {split: Path(path) for split, path in index_dirs.items()}
         self.limits = RowLimits(max_prompt_length, max_response_length, overlong, paths)  # type: ignore[arg-type]
         self.runner = Service(Path(services), "runner")
         self.gateway = Service(Path(services), "gateway")
         self.reward_fn = load_reward_function(reward_fn) if reward_fn else None
 
-    async def run(self, *, split: str, extra_info: Mapping[str, Any], sample: int, version: str, step: int) -> Session:
-        """Run or re-use the trial with this identity. Raises SwerlError when a service stays away or breaks its contract."""
+    async def run(self, *, split: str, extra_info: Mapping[str, Any], sample: int, version: str, step: int, anew: bool = False) -> Session:
+        """Run or re-use the trial with this identity; ``anew`` does not re-use what an earlier start settled. Raises SwerlError when a
+        service stays away or breaks its contract."""
         request = {
             "split": split,
             "task_dir": str((self.index_dirs[split] / extra_info["task_path"]).resolve()),
@@ -64,7 +65,8 @@ class TrialRollout:
             "sample": sample,
             "version": version,
             "step": step,
-            "deadline_s": None,
+            "epoch": self.epoch,
+            "anew": anew,
         }
         result = await self._settle(request)
         if not result["graded"] or result["session"] is None:
@@ -80,7 +82,7 @@ class TrialRollout:
         return await self.runner.call("POST", "/trials", request, timeout_s=None)
 
     async def _recording(self, session: str) -> Mapping[str, Any]:
-        return await self.gateway.call("GET", f"/sessions/{session}/recording")
+        return await self.gateway.call("GET", f"/sessions/{session}/recording?paths={self.limits.paths}")
 
     async def close(self) -> None:
         await self.runner.close()

@@ -39,13 +39,18 @@ class TrainerTask:
                 teacher_client=trainer.get_teacher_client(),
                 reward_loop_worker_handles=trainer.get_reward_handles(),
             )
-            trainer.replay_buffer.watch = Watch(manager.check_workers, max_failed_groups=max(8, 2 * config.data.train_batch_size))
-            trainer.register_engine(manager.start_bridge(trainer.lineage.epoch, eos_token_ids(trainer), config.swerl.bind_host))
+            watch = Watch(manager.check_workers, manager.engine_died, max_failed_groups=max(8, 2 * config.data.train_batch_size))
+            trainer.replay_buffer.watch = watch
+            events = trainer.run.events_of("bridge")
+            trainer.register_engine(manager.start_bridge(trainer.lineage.epoch, eos_token_ids(trainer), config.swerl.bind_host, events))
             try:
                 trainer.fit(manager)
                 ended = "completed"
             except StopRequested:
                 ended = "stopped"
+            except Exception as error:  # an update that meets a dead engine fails by whatever call came first
+                watch.refuse_dead_engine(error)
+                raise
             finally:
                 trainer.pause_engine("the trainer is ending")
             if ended == "completed":

@@ -18,23 +18,27 @@ from typing import Any
 import orjson
 from harbor.models.trial.config import AgentConfig, EnvironmentConfig, TaskConfig, TrialConfig, VerifierConfig
 from harbor.models.trial.result import TrialResult as HarborResult
+from harbor.models.verifier.result import VerifierResult
 from harbor.trial.hooks import TrialEvent
 from harbor.trial.trial import Trial
+from harbor.utils.trajectory_utils import load_model_usage_from_trajectory
 
 from swerl.record.events import EventLog
 from swerl.record.model import TrialRequest
-from swerl.record.outcomes import FORFEITS, Evidence, Outcome
-from swerl.trials import agentcfg
+from swerl.record.outcomes import Evidence, Outcome
+from swerl.trials import agentcfg, blame
 from swerl.trials.backends import Needs, backend_of
-from swerl.trials.clock import GatewayWatch, OutOfTime, within
+from swerl.trials.clock import PROBE_S, GatewayWatch, OutOfTime, within
 from swerl.trials.detectors import commands, detect
-from swerl.trials.gateway import GatewayAdmin, GatewayRefused, GatewayUnreachable, Session
+from swerl.trials.gateway import Closed, GatewayAdmin, GatewayRefused, GatewayUnreachable, Session
 from swerl.trials.grading import ANSWER
-from swerl.trials.sandboxes.gradable import Gradable
+from swerl.trials.sandboxes.gradable import Gradable, SandboxExhausted
 from swerl.trials.sandboxes.leftovers import EMPTY_TRUSTED, END_OTHERS, SNAPSHOT
 from swerl.trials.screening import Finding
 from swerl.trials.settings import GRADING, RunnerSettings
 from swerl.trials.warm import Ready
+
+READ_S = 60.0  # for what an agent's adapter makes of its logs
 
 
 @dataclass(slots=True)
@@ -50,8 +54,16 @@ class Attempt:
     agent_s: float = 0.0
     verifier_s: float = 0.0
     error: str | None = None
+    agent_began: float | None = None  # these three monotonic
+    agent_ended: float | None = None
+    closed_at: float = 0.0
+    closed: Closed | None = None  # what the gateway said when the session ended
     host: str | None = None  # where the sandbox ran, for backends with more than one host
+    verifier: Any = None
+    failed: Exception | None = None  # what kept the work from a verdict, if that is not the agent's doing
+    sound: bool = False  # the verdict is there, and nothing broke before it
     rewards: dict[str, float] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
     info: dict[str, Any] = field(default_factory=dict)
 
 
@@ -98,13 +110,14 @@ class AttemptRunner:
         ``ready`` is the sandbox that `prepare` has started for it."""
         attempt = Attempt()
         ender.task = asyncio.current_task()
-        limit_s = min(self._settings.hard_timeout_s, request.deadline_s or float("inf"))
+        limit_s = self._settings.hard_timeout_s
         session: Session | None = None
-        started, phase = time.monotonic(), ""
+        started, its_own = time.monotonic(), False
 
         async def held_s() -> float:
-            nonlocal phase
-            phase = attempt.phase  # where it was when its time was up; ending it goes through later phases
+            nonlocal its_own
+            # When its time was up; ending it goes through later phases.
+            its_own = attempt.phase == "agent" or getattr(attempt.verifier, "handed_over", False)
             return await self._held_s(session.id if session else None, started)
 
         try:
@@ -115,9 +128,8 @@ class AttemptRunner:
                 attempt.session = session.id
             await within(self._trial(request, trial_name, session, attempt, ready), limit_s, held_s)
         except OutOfTime:
-            self._blame(
-                attempt, "OutOfTime", f"the trial took more than {limit_s:.0f} s", Outcome.AGENT_TIMEOUT if phase == "agent" else None
-            )
+            by = Outcome.AGENT_TIMEOUT if its_own else None
+            self._blame(attempt, "OutOfTime", f"the trial took more than {limit_s:.0f} s", by)
         except asyncio.CancelledError:
             if ender.by is None or ender.task is None:
                 raise
@@ -128,18 +140,43 @@ class AttemptRunner:
         finally:
             if session is not None:
                 await asyncio.shield(self._close(session, attempt))
-        if session is not None and attempt.evidence.exception is None and "stop" not in attempt.info:
-            await self._ask_gateway_why(session, attempt)
+        phase = "setup" if attempt.agent_began is None else "agent" if attempt.failed is None else "grading"
+        attempt.evidence = replace(attempt.evidence, phase=phase, spoke=session is None or attempt.turns > 0)
+        if session is not None:
+            self._add_gateways_word(attempt)
         return attempt
 
-    async def _ask_gateway_why(self, session: Session, attempt: Attempt) -> None:
-        """An agent that is not ours does not say why it stopped; the gateway knows whether it ran into a limit."""
+    def _add_gateways_word(self, attempt: Attempt) -> None:
+        """An agent does not say whether it met an error of ours, and one that is not ours not even why it stopped. The gateway knows."""
+        closed, said = attempt.closed, ""
+        if closed is None:
+            said = "the gateway could not be asked what became of its requests"
+        elif closed.unanswered:
+            said = f"{closed.unanswered} of its requests had no answer from the engine"
+        elif self._cut_off(attempt, closed):
+            said = "the gateway was away when it gave up"
+        if said:
+            attempt.error = said if attempt.error is None else f"{said}; {attempt.error}"
+            attempt.evidence = replace(attempt.evidence, unanswered=True)
+        elif closed is not None and attempt.evidence.exception is None and "stop" not in attempt.info:
+            attempt.evidence = replace(attempt.evidence, context_overflow=closed.overflow, hit_max_turns=closed.max_turns)
+
+    def _cut_off(self, attempt: Attempt, closed: Closed) -> bool:
+        """Whether the gateway was away while the agent ran and the agent has had no answer since. Of one that ended without an error, an
+        absence shorter than the watch can time says nothing."""
+        if attempt.agent_began is None:
+            return False
+        until = attempt.agent_ended or time.monotonic()
+        away_s, back = self._watch.absence(attempt.agent_began, until)
+        least_s = 0.0 if attempt.evidence.exception is not None else 2 * PROBE_S
+        return away_s > least_s and (closed.silent_s is None or attempt.closed_at - closed.silent_s < back)
+
+    async def engine_answers(self) -> bool:
+        """Whether a new attempt would find an engine. A gateway that is away has none."""
         try:
-            recording = await self._gateway.recording(session.id)
-        except (GatewayUnreachable, GatewayRefused) as error:
-            attempt.info["limits_unknown"] = str(error)
-            return
-        attempt.evidence = replace(attempt.evidence, context_overflow=recording["overflow"], hit_max_turns=bool(recording.get("max_turns")))
+            return await self._gateway.engine_answers()
+        except (GatewayUnreachable, GatewayRefused):
+            return False
 
     def _blame(self, attempt: Attempt, kind: str, text: str, by: Outcome | None) -> None:
         attempt.evidence = replace(attempt.evidence, exception=kind if by else attempt.evidence.exception or kind, ended_by=by)
@@ -148,7 +185,8 @@ class AttemptRunner:
     async def _open(self, request: TrialRequest, number: int) -> Session:
         who = request.identity
         sampling = self._settings.train if who.split == "train" else self._settings.val
-        parts = f"{self._settings.seed}|{who.split}|{who.task_hash}|{who.sample}|{number}"
+        parts = f"{self._settings.seed}|{who.split}|{who.task_hash}|{who.sample}"  # an attempt begun again samples as the first one did
+        parts += f"|{request.epoch}" if request.anew else ""  # asked for because what the first sample gave is of no use
         return await self._gateway.open(
             {"split": who.split, "task": request.task_id, "sample": who.sample, "attempt": number, "version": who.version},
             {key: getattr(sampling, key) for key in ("temperature", "top_p", "top_k", "max_tokens")},
@@ -160,6 +198,8 @@ class AttemptRunner:
         """Close for good; closing twice is fine. A gateway that stays away leaves the session open, which its own limits end."""
         try:
             closed = await self._gateway.close(session.id, attempt.phase)
+            if attempt.closed is None:  # closing again tells the same
+                attempt.closed, attempt.closed_at = closed, time.monotonic()
             attempt.turns, attempt.hold_s = closed.turns, closed.hold_s
             if closed.usage:
                 attempt.info["usage"] = dict(closed.usage)
@@ -171,7 +211,7 @@ class AttemptRunner:
         if session is None:
             return away_s
         try:
-            return away_s + float((await self._gateway.recording(session))["hold_s"])
+            return away_s + await self._gateway.hold_s(session)
         except (GatewayUnreachable, GatewayRefused):
             return away_s
 
@@ -187,9 +227,40 @@ class AttemptRunner:
 
         async def on_our_clock(*args: Any, **kwargs: Any) -> None:
             began = time.monotonic()
-            await within(run(*args, **kwargs), limit_s, lambda: self._held_s(session.id if session else None, began))
+            try:
+                await within(run(*args, **kwargs), limit_s, lambda: self._held_s(session.id if session else None, began))
+            except Exception as error:
+                ours = blame.outside(error)
+                if ours is None or ours is error:
+                    raise
+                raise ours from error
 
         trial.agent.run = on_our_clock  # type: ignore[method-assign]
+
+        async def verified(verifier: Any, limit_s: float | None) -> VerifierResult:
+            attempt.verifier = verifier
+            try:
+                result, findings = await blame.verdict(verifier, limit_s, self._settings.reward_key)
+            except SandboxExhausted:
+                raise
+            except Exception as error:
+                attempt.failed = error
+                raise
+            attempt.findings += findings
+            attempt.sound = trial.result.exception_info is None
+            return result
+
+        trial._verify_with_timeout = verified  # type: ignore[method-assign]
+
+        async def read_logs(result: HarborResult) -> None:
+            """What adapters make of an agent's logs is for people: no log can keep its work from being graded, or hold the loop."""
+            await trial._download_agent_logs()
+            try:
+                await asyncio.wait_for(asyncio.to_thread(_read_logs, trial, result), READ_S)
+            except Exception as error:
+                attempt.findings.append(Finding("unreadable-log", f"{type(error).__name__}: {error}"))
+
+        trial._sync_agent_output = read_logs  # type: ignore[method-assign]
 
         def now_in(phase: str) -> None:
             attempt.phase = phase
@@ -200,15 +271,19 @@ class AttemptRunner:
         async def agent_begins(_: Any) -> None:
             nonlocal own_processes
             now_in("agent")
+            attempt.agent_began = time.monotonic()
             if not isinstance(environment, Gradable):
                 there = await environment.exec(f"sh -c {shlex.quote(SNAPSHOT)}", user="root", timeout_sec=60)
                 own_processes = " ".join((there.stdout or "").split())
 
         async def agent_over(_: Any) -> None:
             now_in("grading")
-            await self._quiet(environment, own_processes)
-            if session is not None:
-                await self._close(session, attempt)
+            attempt.agent_ended = attempt.agent_ended or time.monotonic()
+            try:
+                await self._quiet(environment, own_processes)
+            finally:
+                if session is not None:
+                    await self._close(session, attempt)
 
         def enter(phase: str) -> Any:
             async def hook(_: Any) -> None:
@@ -237,18 +312,23 @@ class AttemptRunner:
     def _collect(self, trial: Trial, attempt: Attempt) -> None:
         result: HarborResult = trial.result
         agent, environment = trial.agent, trial.agent_environment
-        error = result.exception_info
+        broke = result.exception_info
+        if attempt.failed is not None:
+            kind, attempt.error = type(attempt.failed).__name__, f"{type(attempt.failed).__name__}: {attempt.failed}"[:2000]
+        elif broke is not None:
+            kind, attempt.error = broke.exception_type, f"{broke.exception_type}: {broke.exception_message}"[:2000]
+        else:
+            kind = None
         rewards = result.verifier_result.rewards if result.verifier_result else None
         stop = getattr(agent, "stop_reason", None)
         attempt.evidence = Evidence(
-            exception=error.exception_type if error else None,
+            exception=None if attempt.sound else kind,  # what breaks after a verdict does not change it
             rewards=rewards,
             hit_max_turns=stop == "max_turns",
             context_overflow=stop == "context_overflow",
             grading_disabled=trial.config.verifier.disable,
         )
         attempt.rewards = {key: float(value) for key, value in (rewards or {}).items()}
-        attempt.error = f"{error.exception_type}: {error.exception_message}"[:2000] if error else None
         attempt.setup_s = _span(result.environment_setup) + _span(result.agent_setup)
         attempt.agent_s, attempt.verifier_s = _span(result.agent_execution), _span(result.verifier)
         if stop:
@@ -260,9 +340,11 @@ class AttemptRunner:
             attempt.host = environment.host
             findings += [Finding("left-running", line).as_dict() for line in environment.leftovers[:8]]
             findings += [Finding("link-outside", link).as_dict() for link in environment.refused_links[:8]]
-        if error is not None and error.exception_type in FORFEITS:
-            findings.append(Finding("sandbox-exhausted", error.exception_message or "").as_dict())
-        if error is not None and error.exception_type == "AgentTimeoutError":
+            findings += [Finding("left-out", name).as_dict() for name in environment.left_out[:8]]
+        findings += [finding.as_dict() for finding in attempt.findings[:8]]
+        if kind == "SandboxExhausted" and attempt.agent_began is not None:
+            findings.append(Finding("sandbox-exhausted", attempt.error or "").as_dict())
+        if kind == "AgentTimeoutError":
             findings.append(Finding("agent-timeout", f"after {attempt.agent_s:.0f} s").as_dict())
         if findings:
             attempt.info["findings"] = findings[:48]
@@ -300,6 +382,13 @@ class AttemptRunner:
             avoid=tuple(self.avoid),
         )
         return self._backend.environment(settings.harbor["environment"], needs)
+
+
+def _read_logs(trial: Trial, result: HarborResult) -> None:
+    """As Harbor's own, of the parts that a single agent has. Blocks."""
+    trial._populate_agent_context(result.agent_result)
+    if result.agent_result is not None and result.agent_result.model_usage is None:
+        result.agent_result.model_usage = load_model_usage_from_trajectory(trial.agent.logs_dir / "trajectory.json")
 
 
 def _span(timing: Any) -> float:

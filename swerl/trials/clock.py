@@ -7,6 +7,7 @@ kept it (``hold_s``). `within` runs a coroutine against a deadline that moves by
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -45,6 +46,14 @@ class GatewayWatch:
         """Seconds without a gateway since the monotonic instant ``since``, the present absence included."""
         spans = [*self._spans, (self._down_since, time.monotonic())] if self._down_since is not None else self._spans
         return sum(max(0.0, end - max(start, since)) for start, end in spans)
+
+    def absence(self, since: float, until: float) -> tuple[float, float]:
+        """Seconds without a gateway between two monotonic instants, and when the last such absence ended (infinity: it has not)."""
+        spans = [(start, end, end) for start, end in self._spans]
+        if self._down_since is not None:
+            spans.append((self._down_since, time.monotonic(), math.inf))
+        within = [(min(end, until) - max(start, since), back) for start, end, back in spans if start < until and end > since]
+        return sum(seconds for seconds, _ in within), max((back for _, back in within), default=since)
 
     async def _probe(self) -> None:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5.0)) as http:

@@ -28,11 +28,17 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """``usage``: tokens read, found in the cache and sampled, and the engine's seconds."""
+    """``usage``: tokens read, found in the cache and sampled, and the engine's seconds. ``unanswered``: requests that ended in an error of
+    ours, or that their client left while it was kept waiting for the engine, and that were not answered later. ``silent_s``: between the
+    last answer that a client read and the session's end, None when the process of the gateway that ended it gave none."""
 
     turns: int
     hold_s: float
     usage: Mapping[str, float]
+    overflow: bool
+    max_turns: bool
+    unanswered: int
+    silent_s: float | None
 
 
 class GatewayAdmin:
@@ -54,11 +60,23 @@ class GatewayAdmin:
 
     async def close(self, session: str, reason: str) -> Closed:
         answer = await self._call("POST", f"/sessions/{session}/close", {"reason": reason})
-        return Closed(int(answer["turns"]), float(answer["hold_s"]), answer.get("usage") or {})
+        return Closed(
+            int(answer["turns"]),
+            float(answer["hold_s"]),
+            answer.get("usage") or {},
+            bool(answer["overflow"]),
+            bool(answer["max_turns"]),
+            int(answer["unanswered"]),
+            answer.get("silent_s"),
+        )
 
-    async def recording(self, session: str) -> Mapping[str, Any]:
-        """The session so far, open or closed; ``hold_s`` counts a hold that is going on."""
-        return await self._call("GET", f"/sessions/{session}/recording?paths=main")
+    async def hold_s(self, session: str) -> float:
+        """Seconds that the session was kept waiting so far, a hold that is going on included."""
+        return float((await self._call("GET", f"/sessions/{session}/hold"))["hold_s"])
+
+    async def engine_answers(self) -> bool:
+        """Whether the gateway has an engine that answers. An evaluation's gateway before somebody else's server does not say; it counts."""
+        return bool((await self._call("GET", "/stats")).get("answers", True))
 
     async def shut(self) -> None:
         await self._service.close()

@@ -31,6 +31,7 @@ from swerl.trials.tail import TailKiller
 from swerl.trials.warm import Ahead, Ready, Warm
 
 BACKOFF_S = 1.0
+ENGINE_ASK_S = 1.0
 
 
 class Stopping(RuntimeError):
@@ -43,7 +44,8 @@ class Scheduler:
         self._slots = asyncio.Semaphore(settings.num_workers)
         self._tasks: dict[str, asyncio.Task[TrialResult]] = {}
         self._enders: dict[str, tuple[Identity, Ender]] = {}
-        self._memory: dict[str, TrialResult] = {}  # results of this process that are not final
+        self._memory: dict[str, tuple[int, TrialResult]] = {}  # what this process settled or was asked for again, and for which epoch
+        self._epoch = 0
         self.breaker = Breaker(settings.breaker_failures, settings.retry_budget, settings.step_trials, events)
         self.quarantine = Quarantine(journal, events, settings.run_attempt, settings.retry_quarantined)
         attempts.avoid = self.quarantine.hosts
@@ -57,10 +59,11 @@ class Scheduler:
     async def ask(self, request: TrialRequest) -> TrialResult:
         """The settled result. BreakerOpen when the run must stop; Stopping while the runner ends."""
         key = request.identity.key
-        known = self._journal.settled.get(key) or self._memory.get(key)
+        self._enter(request)
+        known = self._known(request)
         if known is not None:
             if request.identity.split == "train" and key not in self._memory:  # settled before a restart: the step has it done already
-                self._memory[key] = known
+                self._memory[key] = (0, known)
                 self.tail.asked(request.step, key, request.identity.task_hash)
                 self.tail.settled(request.step, key, known)
                 self.groups.settled(request.step, known)
@@ -71,6 +74,23 @@ class Scheduler:
             self.breaker.check()
             self._tasks[key] = asyncio.get_running_loop().create_task(self._trial(request), name=f"trial-{request.identity.digest}")
         return await asyncio.shield(self._tasks[key])
+
+    def _enter(self, request: TrialRequest) -> None:
+        """A later start of the trainer asks: what still runs under weights that it does not have is nobody's any more."""
+        if request.epoch <= self._epoch:
+            return
+        self._epoch = request.epoch
+        for key, (who, _) in list(self._enders.items()):
+            if who.version != request.identity.version:
+                self._end(key, Outcome.CANCELLED)
+
+    def _known(self, request: TrialRequest) -> TrialResult | None:
+        """The result that answers the request. One that is not final answers the start it was settled for, and no later one."""
+        key = request.identity.key
+        epoch, result = self._memory.get(key, (0, None))
+        if result is not None and epoch >= request.epoch:
+            return result
+        return None if request.anew else self._journal.settled.get(key)
 
     def cancel(self, version: str | None = None, identity: Identity | None = None) -> int:
         """End unfinished trials of a version, or one; how many there were."""
@@ -118,7 +138,7 @@ class Scheduler:
             if self._stopping and result.outcome is Outcome.CANCELLED:
                 raise Stopping("the runner is stopping")
             self._journal.settle(result)
-            self._memory[key] = result
+            self._memory[key] = (self._epoch, result)
             self.counts[result.outcome.value] += 1
             if who.split == "train":
                 self.tail.settled(step, key, result)
@@ -144,10 +164,28 @@ class Scheduler:
             if not MEANING[result.outcome].retried or ender.by is not None or not name:
                 return result
             if tries < self._settings.max_attempts:
-                if not self.breaker.may_retry(who.split, step, result.error or result.outcome.value):
+                if attempt.evidence.unanswered:
+                    await self._engine_back(ender)
+                elif not self.breaker.may_retry(who.split, step, result.error or result.outcome.value):
                     return result
                 await asyncio.sleep(BACKOFF_S * 2 ** (tries - 1) * (0.5 + random.random()))
         return result
+
+    async def _engine_back(self, ender: Ender) -> None:
+        """Wait, at most as long as a trial may take and until it is ended, for an engine that another attempt would find."""
+        ender.task = asyncio.current_task()
+        try:
+            async with asyncio.timeout(self._settings.hard_timeout_s):
+                while ender.by is None and not await self._attempts.engine_answers():
+                    await asyncio.sleep(ENGINE_ASK_S)
+        except TimeoutError:
+            return  # the attempt that follows says what is the matter
+        except asyncio.CancelledError:
+            if ender.by is None or ender.task is None:
+                raise
+            ender.task.uncancel()
+        finally:
+            ender.task = None
 
     @contextlib.asynccontextmanager
     async def _turn(self, request: TrialRequest, ender: Ender) -> AsyncIterator[_Begun | None]:
@@ -241,7 +279,7 @@ class Scheduler:
         if MEANING[result.outcome].against == "infrastructure":
             kind = attempt.evidence.exception or result.outcome.value
             self._events.emit("trial.failed", step=request.step, trial=result.trial_name, outcome=result.outcome.value, error=result.error)
-            if result.trial_name:
+            if result.trial_name and not attempt.evidence.unanswered:  # neither its sandbox, its task nor its host is to blame
                 self.breaker.failed(kind, result.trial_name, result.error or "")
                 self.quarantine.failed(result.identity.task_hash, request.task_id, attempt.host, result.error or kind)
         elif MEANING[result.outcome].against != "tail":

@@ -103,7 +103,7 @@ def settings_from(cfg: RunConfig, run_dir: Path) -> RunnerSettings:
             "limits": {
                 "processes": runtime.sandbox.max_processes,
                 "file_mb": runtime.sandbox.max_file_mb,
-                "disk_mb": runtime.sandbox.tmpfs_mb,
+                "disk_mb": runtime.sandbox.disk_mb,
             },
         },
         num_workers=runtime.num_workers,

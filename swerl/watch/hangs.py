@@ -94,4 +94,37 @@ class Stuck(ClockRule):
         return Finding(f"{what} has taken {minutes:.0f} minutes", {"minutes": minutes, "phase": picture.phase, "step": picture.step})
 
 
-RULES = (NoTrial(), WaitsForNobody(), Boot(), Stuck())
+class EngineDied(ClockRule):
+    id = "SWERL-W505"
+    title = "the engine died"
+    asks = "a replica of the engine is dead"
+    remedy = (
+        "the trainer's log has the engine's last words (out of memory, most often); the trainer is started again from the newest"
+        " checkpoint, infrastructure.restarts times without a new step in between"
+    )
+
+    def look(self, now: float, picture: Picture, terms: Terms) -> Finding | None:
+        if picture.engine_died is None:
+            return None
+        return Finding(f"replica {picture.engine_died}", {"cause": picture.engine_died})
+
+
+class SilentBoot(ClockRule):
+    id = "SWERL-W506"
+    title = "the boot gets nowhere"
+    asks = "the trainer has no engine yet and its log has said nothing new for two and a half minutes"
+    remedy = (
+        "the file of stacks says what each process waits for; a slow disk or a first compilation of kernels ends by itself, anything else"
+        " at watch.boot_min"
+    )
+
+    def look(self, now: float, picture: Picture, terms: Terms) -> Finding | None:
+        silent = picture.boot_silent
+        if silent is None:
+            return None
+        last = silent["lines"][-1] if silent["lines"] else "nothing"
+        text = f"the trainer has said nothing new for {silent['quiet_s']} s; its last line: {last[:200]}; stacks: {silent['stacks']}"
+        return Finding(text, {"quiet_s": silent["quiet_s"], "lines": silent["lines"], "stacks": silent["stacks"]})
+
+
+RULES = (NoTrial(), WaitsForNobody(), Boot(), Stuck(), EngineDied(), SilentBoot())

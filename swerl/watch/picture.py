@@ -48,7 +48,10 @@ class Picture:
     phase_since: float = 0.0
     up_since: float | None = None
     replicas: int | None = None
+    boot_silent: Mapping[str, Any] | None = None  # the event, until the engine is up or another start begins
+    engine_died: str | None = None  # why, until one is up again
     step: int | None = None
+    restored: int = 0  # the step that the trainer's last start went on from
     rows: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     validations: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     trials: dict[int, list[Settled]] = field(default_factory=lambda: defaultdict(list))
@@ -99,12 +102,18 @@ class Picture:
 def _trainer_start(picture: Picture, event: Mapping[str, Any]) -> None:
     picture.up_since, picture.replicas = None, None
     picture.step = event.get("restored_step") or None
+    picture.restored = picture.step or 0
     picture.enter("boot", event["time"])
 
 
 def _engine_ready(picture: Picture, event: Mapping[str, Any]) -> None:
     picture.up_since, picture.replicas = event["time"], event.get("replicas")
+    picture.engine_died = picture.boot_silent = None
     picture.enter("between", event["time"])
+
+
+def _engine_died(picture: Picture, event: Mapping[str, Any]) -> None:
+    picture.up_since, picture.engine_died = None, f"{event['replica']}: {event['cause']}"
 
 
 def _paused(picture: Picture, event: Mapping[str, Any]) -> None:
@@ -122,8 +131,13 @@ def _step_begin(picture: Picture, event: Mapping[str, Any]) -> None:
     picture.enter("sample", event["time"])
 
 
+def _boot_silent(picture: Picture, event: Mapping[str, Any]) -> None:
+    picture.boot_silent = event
+
+
 def _process_started(picture: Picture, event: Mapping[str, Any]) -> None:
     if event.get("process") == "trainer":
+        picture.boot_silent = None
         picture.up_since, picture.replicas = None, None
         picture.enter("boot", event["time"])
 
@@ -185,6 +199,8 @@ _FOLDS: dict[str, Callable[[Picture, Mapping[str, Any]], None]] = {
     "process.started": _process_started,
     "trainer.start": _trainer_start,
     "engine.ready": _engine_ready,
+    "boot.silent": _boot_silent,
+    "engine.died": _engine_died,
     "engine.paused": _paused,
     "engine.resumed": _resumed,
     "step.begin": _step_begin,

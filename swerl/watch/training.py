@@ -161,6 +161,23 @@ class History(StepRule):
         return Finding(text, {"turns": turns, "on_path": found})
 
 
+class Compiles(StepRule):
+    id = "SWERL-W110"
+    title = "the trainer goes on compiling"
+    reads = "swerl/compile/count"
+    asks = "kernels or graphs are compiled after the second step of a start"
+    remedy = (
+        "a compile key changes from step to step: look which in the trainer's log with TORCH_LOGS=recompiles; attention gets its lengths as"
+        " integers from swerl's engine, so look at verl_overrides and at the model's own code"
+    )
+
+    def look(self, step: int, row: Mapping[str, Any], picture: Picture, terms: Terms) -> Finding | None:
+        count, seconds = number(row, self.reads), number(row, "swerl/compile/seconds") or 0.0
+        if not count or step <= picture.restored + 2:
+            return None
+        return Finding(f"{count:.0f} compilations in step {step} took {seconds:.1f} s", {"count": count, "seconds": seconds})
+
+
 def _turns_of(step: int, picture: Picture) -> float:
     """Mean turns of the step's trials in the loss, whatever path they lie on; 0 where none has settled."""
     return mean([trial.turns for trial in picture.trials.get(step, ()) if trial.in_loss] or [0])
@@ -172,4 +189,15 @@ def _history_is_cut(step: int, on_path: float, picture: Picture, terms: Terms) -
     return turns >= LEAST_TURNS and on_path < terms.watch.history_min_share * turns
 
 
-RULES = (Correlation(), RolloutKl(), LearningRate(), NoGradient(), LargeGradient(), Entropy(), EffectiveSamples(), Turns(), History())
+RULES = (
+    Correlation(),
+    RolloutKl(),
+    LearningRate(),
+    NoGradient(),
+    LargeGradient(),
+    Entropy(),
+    EffectiveSamples(),
+    Turns(),
+    History(),
+    Compiles(),
+)

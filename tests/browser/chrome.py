@@ -66,7 +66,11 @@ class Chrome:
         await self._http.close()
         self._process.terminate()
         await self._process.wait()
-        shutil.rmtree(self._home, ignore_errors=True)
+        for _ in range(50):  # its helpers write on for a moment
+            shutil.rmtree(self._home, ignore_errors=True)
+            if not Path(self._home).exists():
+                break
+            await asyncio.sleep(0.1)
 
     async def call(self, method: str, **params: Any) -> Any:
         self._number += 1

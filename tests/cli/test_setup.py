@@ -1,6 +1,7 @@
 """The scripts behind make: bootstrap's errors, and which test runs where."""
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,96 @@ def test_python_is_found_under_pyenv_and_uv_failure_is_named(checkout):
     assert code == 1 and "SWERL-E104" in output and "python3.12-venv" in output
 
 
+@pytest.mark.parametrize(
+    ("script", "how"),
+    [
+        ("echo it is 3.13.1 >&2; exit 1", "it is 3.13.1"),
+        ("echo No module named venv >&2; exit 1", "No module named venv"),
+        (None, "No such file"),
+    ],
+)
+def test_a_python_that_was_asked_for_is_that_or_none(checkout, script, how):
+    """Another that would do is not taken in its place."""
+    python = checkout.root / "python of mine"
+    if script:
+        python.write_text(f"#!/bin/sh\n{script}\n")
+        python.chmod(0o755)
+    (checkout.tools / "python3.12").symlink_to(sys.executable)
+    code, output = checkout("cpu", SWERL_PYTHON=str(python))
+    assert code == 1 and f"SWERL-E109 SWERL_PYTHON={python} is no Python 3.12 that works" in output and how in output, output
+    assert not (checkout.root / ".venv" / "train").exists()
+
+
+@pytest.fixture
+def installed(checkout):
+    """A checkout whose set-up works: a uv that makes environments of nothing but an interpreter."""
+    uv = checkout.tools / "uv"
+    uv.write_text(
+        '#!/bin/sh\ncase "$1" in --version) echo "uv 0.13.9"; exit;; esac\n'
+        'mkdir -p "$UV_PROJECT_ENVIRONMENT/bin" "$UV_PROJECT_ENVIRONMENT/lib/python3.12/site-packages"\n'
+        f'ln -sf {sys.executable} "$UV_PROJECT_ENVIRONMENT/bin/python"\n'
+        ': > "$UV_PROJECT_ENVIRONMENT/bin/swerl"; chmod +x "$UV_PROJECT_ENVIRONMENT/bin/swerl"\n'
+    )
+    uv.chmod(0o755)
+    for name in ("ln", "apt-get"):
+        (checkout.tools / name).symlink_to(shutil.which(name))
+    (checkout.tools / "python3.12").symlink_to(sys.executable)
+    code, output = checkout("cpu")
+    assert code == 0, output
+    return checkout
+
+
+@pytest.fixture
+def unwritable(installed):
+    """The checkout read-only, by a mount of its own: root may write wherever the file system lets anybody."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    place = str(installed.root / ".venv")
+    subprocess.run(["mount", "--bind", place, place], check=True)
+    subprocess.run(["mount", "-o", "remount,ro,bind", place], check=True)
+    yield installed
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_a_read_only_checkout_will_do_while_it_is_up_to_date(unwritable):
+    assert unwritable("cpu") == (0, "environments are up to date (extra cpu)\n")
+    code, output = unwritable("gpu")
+    assert code == 1 and "SWERL-E110" in output and "Read-only file system" in output and ".venv/train is not what" in output
+
+
+def test_an_interpreter_that_is_gone_is_no_environment(installed):
+    """As one in another user's home, or one that pyenv has removed: made anew where that may be."""
+    python = installed.root / ".venv" / "train" / "bin" / "python"
+    python.unlink()
+    python.symlink_to("/root/.pyenv/versions/none/bin/python")
+    code, output = installed("cpu")
+    assert code == 0 and "making .venv/train" in output and "making .venv/trials" not in output, output
+
+
+def test_a_home_that_cannot_be_written_is_said_before_uv_is_asked(installed):
+    (installed.root / ".venv" / "trials" / ".swerl-stamp").unlink()
+    code, output = installed("cpu", HOME="/dev/null")
+    assert code == 1 and "SWERL-E111 HOME=/dev/null cannot be written" in output, output
+    assert installed("cpu", HOME="/dev/null", UV_CACHE_DIR=str(installed.root / "cache"))[0] == 0
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_program_removed_behind_apts_back_is_installed_again(installed, comes_back):
+    (installed.tools / "bwrap").unlink()
+    apt, log = installed.tools / "apt-get", installed.root / "apt.log"
+    apt.unlink()
+    brings = f'case "$*" in *--reinstall*bubblewrap*) ln -s {sys.executable} {installed.tools}/bwrap;; esac\n' if comes_back else ""
+    apt.write_text(f'#!/bin/sh\necho "$*" >> {log}\n{brings}')
+    apt.chmod(0o755)
+    code, output = installed("cpu")
+    if os.geteuid() != 0:
+        assert code == 1 and "SWERL-E108" in output
+    elif comes_back:
+        assert code == 0 and "up to date" in output, output
+    else:
+        assert code == 1 and "SWERL-E107 apt has installed, and this shell still does not find: bubblewrap" in output, output
+
+
 def test_what_is_up_to_date_is_left_alone(checkout):
     """With stamps that fit, nothing is installed, whatever uv would say."""
     place = checkout.root / ".pyenv" / "versions" / "3.12.9" / "bin"
@@ -82,8 +173,10 @@ def test_what_is_up_to_date_is_left_alone(checkout):
     uv.write_text(
         f'#!/bin/sh\ncase "$1" in --version) echo "uv 0.13.9"; exit;; python) exit 1;; esac\necho "$UV_PROJECT_ENVIRONMENT $*" >> "{log}"\n'
         'mkdir -p "$UV_PROJECT_ENVIRONMENT/bin"; : > "$UV_PROJECT_ENVIRONMENT/bin/swerl"; chmod +x "$UV_PROJECT_ENVIRONMENT/bin/swerl"\n'
+        f'ln -sf {python} "$UV_PROJECT_ENVIRONMENT/bin/python"\n'
     )
     uv.chmod(0o755)
+    (checkout.tools / "ln").symlink_to(shutil.which("ln"))
     code, output = checkout("cpu")
     assert code == 0, output
     calls = log.read_text().splitlines()

@@ -89,6 +89,17 @@ _values = st.recursive(
 )
 
 
+@pytest.mark.parametrize("text", ["08", "010", "-08", "00", "09.5", "+07e2"])
+def test_a_number_with_a_leading_zero_is_text(text):
+    """Readers of YAML do not agree what it is; PyYAML writes the word "08" without quotes."""
+    assert parse(f"a: {text}", "f").values == {"a": text}
+
+
+@pytest.mark.parametrize(("text", "value"), [("0", 0), ("-0", 0), ("10", 10), ("0.5", 0.5), (".5", 0.5), ("1e-6", 1e-6), ("0e0", 0.0)])
+def test_other_numbers_are_numbers(text, value):
+    assert parse(f"a: {text}", "f").values == {"a": value}
+
+
 @given(st.dictionaries(_text, _values, max_size=4))
 def test_what_pyyaml_writes_is_read_back(values):
     """PyYAML quotes by YAML 1.1's rules, which quote at least what 1.2 must have quoted."""

@@ -66,13 +66,14 @@ def test_what_is_copied_is_what_is_staged(file: Path):
 def test_environments_come_frozen_from_the_lock_and_are_verified(name: str):
     text = (ROOT / "containers" / f"{name}.Containerfile").read_text()
     assert text.count("uv sync --frozen") == len(re.findall(r"uv sync", text))
+    assert text.count("seal.py .venv") == 2 and text.index("uv sync") < text.index("leave_out.py .venv") < text.index("seal.py .venv")
     assert "swerl env verify" in text and 'swerl.lock.sha256="${LOCK_SHA256}"' in text
 
 
 def test_staging_is_the_same_whatever_the_clock_and_the_mask(tmp_path):
     project = tmp_path / "project"
     inner = ("containers/trials.Containerfile", "swerl/a.py", "swerl/__pycache__/a.pyc", "schema/s.json", "profiles/p.yaml", "packages/x/y")
-    inner += ("containers/seal.py",)
+    inner += ("containers/seal.py", "scripts/leave_out.py")
     for name in inner:
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text(name)

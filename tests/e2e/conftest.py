@@ -1,126 +1,17 @@
-"""A real run in miniature: the demo's profile over a policy of a few supervised steps and a handful of tasks, by the command users type."""
+"""One small world a session, and runs in it."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from swerl.record.events import read_events
-from swerl.record.metrics import read_metrics
-from swerl.record.process import PROC
-from swerl.record.rundir import RunDir
-
-ROOT = Path(__file__).resolve().parents[2]
-SWERL = Path(sys.executable).with_name("swerl")
+from .world import Run, make_world, run_in
 
 
 @pytest.fixture(scope="session")
 def small_world(tmp_path_factory) -> dict[str, str]:
-    """``--set`` values that put the demo's profile on a small policy and small tasks. The policy's skill does not matter here."""
-    root = tmp_path_factory.mktemp("world")
-    code = (
-        "from pathlib import Path; from swerl.data.generate import make_tasks, repair;"
-        "from swerl.policy import model, tokenizer, warmstart;"
-        "from swerl.policy.recipe import Recipe; import torch; torch.set_num_threads(2);"
-        "words = tokenizer.build(make_tasks(repair.TOKENIZER_SEED, 400, 'train')); policy = model.new_model(words, 0);"
-        "recipe = Recipe(clean_steps=40, mixed_steps=0, demo_tasks=640);"
-        "warmstart.train(policy, words, make_tasks(repair.DEMONSTRATION_SEED, 640, 'train'), recipe, 0, print);"
-        f"model.save(policy, words, Path({str(root / 'policy')!r}))"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-    tasks = [sys.executable, "-m", "swerl.data.generate", "--out", str(root / "tasks"), "--train", "24", "--val", "4"]
-    subprocess.run(tasks, check=True, cwd=ROOT)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return {
-        "model.model_path": str(root / "policy"),
-        "data.data_dir": str(root / "tasks"),
-        "experiment.runs_dir": str(root / "runs"),
-        "infrastructure.litellm_port": str(port),
-        "training.train_batch_size": "2",
-        "training.train_prompt_mini_batch_size": "1",
-        "training.n_resp_per_prompt": "4",
-        "training.micro_batch_size_per_gpu": "4",
-        "training.log_prob_micro_batch_size_per_gpu": "4",
-        "training.val_batch_size": "4",
-        "training.val_n": "1",
-        "training.save_freq": "1",
-        "harbor_runtime.num_workers": "8",
-    }
-
-
-@dataclasses.dataclass
-class Run:
-    """A run by name: start it, wait for events, kill its parts, look at what is left."""
-
-    dir: RunDir
-    command: list[str]
-    process: subprocess.Popen | None = None
-    began: float = 0.0
-
-    def start(self) -> None:
-        self.began = time.time()
-        log = (self.dir.root.parent / f"{self.dir.id}.out").open("ab")
-        self.process = subprocess.Popen(self.command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-
-    def wait(self, timeout_s: float = 1200) -> int:
-        assert self.process is not None
-        return self.process.wait(timeout_s)
-
-    def events(self, source: str) -> list[dict]:
-        return list(read_events(self.dir.events_of(source)))
-
-    def await_event(self, source: str, kind: str, timeout_s: float = 900, **fields) -> dict:
-        """The first such event since the last start; fails, with the command's output, when the command ends or time is up."""
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            for event in self.events(source):
-                if event["kind"] == kind and event["time"] >= self.began and all(event.get(k) == v for k, v in fields.items()):
-                    return event
-            assert self.process is not None
-            assert self.process.poll() is None, f"the run ended before {kind}: {self.output()}"
-            time.sleep(0.05)
-        raise AssertionError(f"no {kind} {fields} within {timeout_s} s: {self.output()}")
-
-    def kill(self, process: str) -> None:
-        """kill -9 of the newest process of that name, as the supervisor's events name it."""
-        started = [e for e in self.events("supervisor") if e["kind"] == "process.started" and e["process"] == process]
-        os.kill(started[-1]["pid"], signal.SIGKILL)
-
-    def output(self) -> str:
-        return (self.dir.root.parent / f"{self.dir.id}.out").read_text()[-4000:]
-
-    def metrics(self) -> list:
-        return list(read_metrics(self.dir.metrics))
-
-    def settled(self) -> list[dict]:
-        lines = self.dir.trials_journal.read_text().splitlines()
-        return [entry["result"] for entry in map(json.loads, lines) if entry["kind"] == "settled"]
-
-    def leftovers(self) -> list[str]:
-        """Processes that still carry the run's token, and what stands in its sandboxes' place."""
-        token = self.dir.token.read_bytes().strip()
-        mine = []
-        for path in PROC.glob("[0-9]*/environ"):
-            try:
-                if token and token in path.read_bytes():
-                    mine.append((path.parent / "cmdline").read_text().replace("\0", " "))
-            except OSError:  # it ended meanwhile, or is not ours to read
-                continue
-        mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(self.dir.root) in line]
-        sandboxes = [str(p) for p in self.dir.sandboxes.glob("*/*")] if self.dir.sandboxes.exists() else []
-        return mine + mounts + sandboxes
+    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture
@@ -129,18 +20,9 @@ def run_of(small_world) -> Iterator:
     made: list[Run] = []
 
     def make(name: str, **settings: str) -> Run:
-        chosen = {**small_world, "experiment.exp_name": name, **settings}
-        options = [part for key, value in chosen.items() for part in ("--set", f"{key}={value}")]
-        run = Run(RunDir.at(Path(small_world["experiment.runs_dir"]) / name), [str(SWERL), "train", "--profile", "demo-cpu", *options])
-        run.dir.root.parent.mkdir(parents=True, exist_ok=True)
-        made.append(run)
-        return run
+        made.append(run_in(small_world, name, settings))
+        return made[-1]
 
     yield make
     for run in made:
-        if run.process is not None and run.process.poll() is None:
-            run.process.send_signal(signal.SIGTERM)
-            try:
-                run.process.wait(60)
-            except subprocess.TimeoutExpired:
-                os.killpg(run.process.pid, signal.SIGKILL)
+        run.end()

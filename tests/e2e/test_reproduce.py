@@ -10,7 +10,7 @@ import pytest
 
 from swerl.record.rundir import RunDir
 
-from .conftest import ROOT, SWERL, Run
+from .world import ROOT, SWERL, Run
 
 # The fixture's policy solves nothing; a reward by identity gives every group something to learn from, the same each time.
 REWARD = """

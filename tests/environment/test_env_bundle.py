@@ -13,6 +13,7 @@ import orjson
 import pytest
 
 from swerl.cli import run as swerl_run
+from swerl.environment import bundle
 from swerl.environment.blocks import BlockWriter
 from swerl.environment.bundle import Trim, plan, read_inventory, read_trim, write
 from swerl.environment.elf import read_dynamic
@@ -135,9 +136,21 @@ def test_a_folder_that_exists_is_left_alone(project, tmp_path):
         packed(project, tmp_path / "bundle")
 
 
-def test_an_altered_file_is_not_packed(project, tmp_path):
-    (project / "env/lib/python3.12/site-packages/beta_tools.py").write_text("changed")
-    with pytest.raises(SwerlError, match="SWERL-E044"):
+def test_altered_and_missing_files_are_named_together_before_anything_is_packed(project, tmp_path):
+    site = project / "env/lib/python3.12/site-packages"
+    (site / "beta_tools.py").write_text("changed")
+    (site / "alpha/data.bin").unlink()
+    with pytest.raises(SwerlError, match="SWERL-E044") as refused:
+        packed(project, tmp_path / "bundle")
+    assert "2 files" in str(refused.value) and "beta_tools.py" in str(refused.value) and "data.bin" in str(refused.value)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_file_that_changes_while_it_is_packed_is_refused(project, tmp_path, monkeypatch):
+    """After the comparison, before its own turn: what is packed is read once more."""
+    changing = project / "env/lib/python3.12/site-packages/beta_tools.py"
+    monkeypatch.setattr(bundle, "_refuse_altered", lambda items: changing.write_text("changed"))
+    with pytest.raises(SwerlError, match=r"SWERL-E044.*while it was packed"):
         packed(project, tmp_path / "bundle")
 
 

@@ -131,18 +131,6 @@ def test_fresh_bytecode_of_either_kind_is_no_difference(project, anchors):
     assert check(project, anchors).ok
 
 
-@pytest.mark.parametrize(
-    ("path", "content", "id"), [("s.py", b"a = 1\n", None), ("s.py", b"a = 2\n", "SWERL-E026"), ("build_backend.py", b"a = 2\n", None)]
-)
-def test_a_file_of_two_distributions_must_be_the_same_in_both(project, path, content, id):
-    """Which of two is there depends on the order of installation; the same bytes, or bytes that nothing reads, may be either's."""
-    install(site(project), "gamma", "0.3", {path: b"a = 1\n"})
-    record = site(project) / "beta_tools-2.1.dist-info" / "RECORD"
-    record.write_text(record.read_text() + record_line(path, content))
-    found = {p.id for p in check(project, {}).problems}
-    assert "SWERL-E006" not in found and ("SWERL-E026" in found) == (id is not None)
-
-
 def test_an_environment_of_the_nix_store_is_compared_by_version_only(project, anchors, monkeypatch):
     alter(site(project))
     monkeypatch.setattr(Environment, "in_store", True)

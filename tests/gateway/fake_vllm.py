@@ -21,12 +21,14 @@ class FakeVllm:
         self.break_at: int | None = None
         self.fail_at: int | None = None
         self.metrics: str | None = None
+        self.health = 200
         self.url = ""
 
     async def start(self) -> None:
         app = web.Application(client_max_size=1 << 28)
         app.router.add_post("/inference/v1/generate", self._generate)
         app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/health", self._health)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.05)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -35,6 +37,9 @@ class FakeVllm:
 
     async def stop(self) -> None:
         await self._runner.cleanup()
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return web.Response(status=self.health)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(text="# TYPE python_gc counter\n" if self.metrics is None else self.metrics)

@@ -155,3 +155,89 @@ def test_an_answer_that_breaks_the_protocol_is_no_turn(tmp_path, model_dir, vllm
             assert (await kit.recording(session))["turns"] == 0
 
     asyncio.run(main())
+
+
+async def closing(kit, session: str) -> dict:
+    return await kit.admin("POST", f"/sessions/{session}/close", {"reason": "agent"})
+
+
+def test_what_an_engine_lost_with_its_death_counts_as_waiting(tmp_path, model_dir, vllm_reader):
+    """The half of a turn that nobody will have, too: an agent's clock stands still from the turn's beginning."""
+
+    async def main():
+        async with running(tmp_path, model_dir, vllm_reader, lambda t: ScriptReply(text=LONG, token_s=5.0)) as kit:
+            session, key = await kit.open()
+            began = time.monotonic()
+            asked = asyncio.create_task(kit.chat(key, TASK))
+            await asyncio.sleep(1.0)
+            await kit.engine.stop()
+            other = ScriptedEngine(lambda t: LONG, model_dir, epoch=2)
+            await other.start()
+            await kit.admin("POST", "/engine", other.registration())
+            assert text_of(await asked) == LONG
+            took_s = time.monotonic() - began
+            assert 0.9 < (await kit.admin("GET", f"/sessions/{session}/hold"))["hold_s"] <= took_s
+            await other.stop()
+
+    asyncio.run(main())
+
+
+def test_a_request_that_the_engine_fails_is_told_to_the_runner_until_it_is_answered(tmp_path, model_dir, vllm_reader):
+    async def main():
+        broken = True
+        script = lambda turn: ScriptReply(token_ids=[]) if broken else "hi"  # noqa: E731
+        async with running(tmp_path, model_dir, vllm_reader, script) as kit:
+            (one, key), (other, key_of_other) = await kit.open(), await kit.open()
+            for k in (key, key_of_other):
+                await kit.chat(k, TASK, status=502)
+            broken = False
+            await kit.chat(key, TASK, headers={"x-stainless-retry-count": "1"})
+            await kit.chat(key_of_other, [{"role": "user", "content": "something else"}])
+            assert (await closing(kit, one))["unanswered"] == 0
+            told = await closing(kit, other)
+            assert told["unanswered"] == 1 and told["turns"] == 1
+            assert (await closing(kit, other))["unanswered"] == 1
+
+    asyncio.run(main())
+
+
+def test_a_client_that_leaves_while_the_engine_is_away_was_not_answered_by_us(tmp_path, model_dir, vllm_reader):
+    """Also for the gateway that comes after this one. A client that leaves an engine at work has left by itself."""
+
+    async def leave(kit, key: str) -> None:
+        asked = asyncio.create_task(kit.chat(key, TASK))
+        await asyncio.sleep(0.5)
+        asked.cancel()
+        await asyncio.sleep(0.2)
+
+    async def main():
+        async with running(tmp_path, model_dir, vllm_reader, lambda t: ScriptReply(text=LONG, token_s=1.0)) as kit:
+            (at_work, one), (away, other) = await kit.open(), await kit.open()
+            await leave(kit, one)
+            kit.engine.away = True
+            await leave(kit, other)
+            assert not (await kit.admin("GET", "/stats"))["answers"]
+            await kit.gateway.stop()
+            async with gateway_on(tmp_path, model_dir, vllm_reader) as after:
+                assert (await closing(after, at_work))["unanswered"] == 0
+                assert (await closing(after, away))["unanswered"] == 1
+            kit.gateway.stop = _nothing
+
+    asyncio.run(main())
+
+
+def test_an_error_nobody_foresaw_is_ours_too(tmp_path, model_dir, vllm_reader):
+    async def main():
+        async with running(tmp_path, model_dir, vllm_reader, lambda t: "hi") as kit:
+            session, key = await kit.open()
+
+            def broken(*_: object) -> None:
+                raise RuntimeError("the template")
+
+            kit.gateway.store.parts.placer.place = broken
+            url = f"{kit.gateway.public_url}/t/{key}/v1/chat/completions"
+            async with kit.client.post(url, json={"model": "m", "messages": TASK}) as response:
+                assert response.status == 500
+            assert (await closing(kit, session))["unanswered"] == 1
+
+    asyncio.run(main())

@@ -57,8 +57,9 @@ def test_an_agent_is_served_and_recorded(tmp_path, model_dir, vllm_reader):
             text = kit.gateway.template.tokenizer.decode(whole, skip_special=False)
             assert "cat -n a.py" in text and "sed -i 's/a/b/'" in text and '"command":"x"' not in text
             closed = await kit.admin("POST", f"/sessions/{session}/close", {"reason": "agent_end"})
-            usage = closed.pop("usage")
-            assert closed == {"turns": 3, "hold_s": 0.0, "aborted": 0}
+            usage, silent_s = closed.pop("usage"), closed.pop("silent_s")
+            assert closed == {"turns": 3, "hold_s": 0.0, "aborted": 0, "overflow": False, "max_turns": False, "unanswered": 0}
+            assert 0 <= silent_s < 30
             assert usage["sampled_tokens"] == recording["sampled_tokens"] and usage["prompt_tokens"] > 0 and usage["model_s"] >= 0
             await kit.chat(key, messages, status=401)
 

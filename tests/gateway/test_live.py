@@ -155,3 +155,39 @@ def test_only_what_stands_is_certain(model_dir, vllm_reader):
 )
 def test_where_a_sequence_may_begin(text, sequence, at):
     assert _possible(text, sequence) == at
+
+
+@pytest.mark.parametrize(("health", "status"), [(200, 502), (503, None)])
+def test_a_server_that_fails_a_request_is_away_where_its_engine_is_dead(tmp_path, model_dir, vllm_reader, health, status):
+    """Then the agent waits for the next one; a request that a healthy server fails again and again is refused."""
+
+    async def main():
+        first = FakeVllm(lambda number, prompt: [])
+        first.health = health
+        await first.start()
+        async with gateway_on(tmp_path, model_dir, vllm_reader) as kit:
+            stop = sorted(kit.gateway.template.stop_ids)[0]
+            first.say = lambda number, prompt: [5, stop]
+            failing = asyncio.create_task(_fail_for_ever(first))
+            await kit.admin("POST", "/engine", {"kind": "vllm", "url": first.url, "epoch": 1})
+            _, key = await kit.open()
+            asked = asyncio.create_task(kit.chat(key, [{"role": "user", "content": "go"}], status=status or 200))
+            if status is None:
+                await asyncio.sleep(2.0)
+                assert not asked.done() and first.requests
+                other = FakeVllm(lambda number, prompt: [5, stop])
+                await other.start()
+                await kit.admin("POST", "/engine", {"kind": "vllm", "url": other.url, "epoch": 2})
+                await asked
+                await other.stop()
+            else:
+                assert (await asked)["error"]["code"] == "engine_error"
+            failing.cancel()
+        await first.stop()
+
+    async def _fail_for_ever(engine: FakeVllm) -> None:
+        while True:
+            engine.fail_at = 0
+            await asyncio.sleep(0.001)
+
+    asyncio.run(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import socket
@@ -14,8 +15,11 @@ from gatewaykit import TOOLS, call_text, gateway_on, running
 
 from swerl.config import load
 from swerl.config.schema import PROJECT_ROOT
+from swerl.gateway import capacity, service
 from swerl.gateway.settings import settings_from
 from swerl.gateway.tokenizer import FastTokenizer
+from swerl.record.events import read_events
+from swerl.record.session_journal import Journal
 
 TASK = [{"role": "system", "content": "Fix."}, {"role": "user", "content": "f returns 2"}]
 
@@ -121,3 +125,42 @@ def test_every_promise_of_the_page_names_a_test_that_exists():
     for file, test in named:
         path = PROJECT_ROOT / file if "/" in file else PROJECT_ROOT / "tests" / "gateway" / file
         assert f"def {test}(" in path.read_text(), f"{file}::{test}"
+
+
+def test_a_full_disk_ends_none_of_the_services_tasks(tmp_path, model_dir, vllm_reader, monkeypatch, capsys):
+    """Idle sessions, figures and the engine's capacity: what could not be written is tried again, and the sessions beside it go."""
+    monkeypatch.setattr(service, "_IDLE_S", 0.5)
+    monkeypatch.setattr(service, "_TELL_S", 0.05)
+    monkeypatch.setattr(capacity, "ASK_S", 0.05)
+
+    async def main():
+        async with running(tmp_path, model_dir, vllm_reader, lambda t: "hi", kv_cache_tokens=-1) as kit:
+            kit.engine.kv_cache_tokens = 4096
+            opened = [await kit.open() for _ in range(3)]
+            full, writes = True, []
+            real_write, real_emit = Journal.write, kit.gateway.events.emit
+
+            def write(journal, *records):
+                writes.append(journal)
+                if full and journal is writes[0]:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                real_write(journal, *records)
+
+            def emit(kind, **fields):
+                if full:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                real_emit(kind, **fields)
+
+            monkeypatch.setattr(Journal, "write", write)
+            monkeypatch.setattr(kit.gateway.events, "emit", emit)
+            await asyncio.sleep(1.0)
+            assert len(kit.gateway.store.live()) == 1 and len(opened) == 3, "the two whose journals can be written have left the memory"
+            assert not any(task.done() for task in kit.gateway._tasks[1:])
+            full = False
+            kit.gateway._told = {}
+            await asyncio.sleep(0.5)
+            assert not kit.gateway.store.live()
+            assert {"gateway.stats"} <= {event["kind"] for event in read_events(tmp_path / "gateway.jsonl")}
+
+    asyncio.run(main())
+    assert "Gateway._tell: OSError" in capsys.readouterr().err

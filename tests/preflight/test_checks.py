@@ -195,6 +195,13 @@ def task_toml_broken(site) -> Report:
     return site.preflight(only=["SWERL-P402"])
 
 
+def tasks_too_large(site) -> Report:
+    for task in (*site.train, *site.val):
+        (task / "environment" / "data").write_bytes(bytes(1))
+        os.truncate(task / "environment" / "data", 9 << 20)
+    return site.preflight({"harbor_runtime.sandbox.disk_mb": 8}, only=["SWERL-P412"])
+
+
 def task_changed(site) -> Report:
     (site.val[1] / "tests" / "test.sh").write_text("#!/bin/bash\necho 1 > /logs/verifier/reward.txt\n")
     return site.preflight(only=["SWERL-P403"])
@@ -337,6 +344,22 @@ def shared_memory_missing(site) -> Report:
     return site.preflight(only=["SWERL-P704"])
 
 
+def home_read_only(site) -> Report:
+    site.places["home"] = Path("/proc/sys")  # root may write to every file system but a read-only one and this
+    return site.preflight(only=["SWERL-P714"])
+
+
+def home_a_file(site) -> Report:
+    """As /dev/null, which accounts of services have."""
+    site.places["home"] = Path("/dev/null")
+    return site.preflight(only=["SWERL-P714"])
+
+
+def nobody_at_home(site) -> Report:
+    site.places["home"] = Path("~")
+    return site.preflight(only=["SWERL-P714"])
+
+
 def environment_missing(site) -> Report:
     return site.preflight({"environment.venv_path": str(site.root / "none")}, only=["SWERL-P801"])
 
@@ -395,6 +418,7 @@ TRIGGERS: dict[Callable, str] = {
     row_without_task: "SWERL-P402",
     task_without_tests: "SWERL-P402",
     task_toml_broken: "SWERL-P402",
+    tasks_too_large: "SWERL-P412",
     task_changed: "SWERL-P403",
     split_shared: "SWERL-P404",
     too_few_tasks: "SWERL-P405",
@@ -418,6 +442,9 @@ TRIGGERS: dict[Callable, str] = {
     policy_too_large: "SWERL-P605",
     disk_too_small: "SWERL-P703",
     shared_memory_missing: "SWERL-P704",
+    home_read_only: "SWERL-P714",
+    home_a_file: "SWERL-P714",
+    nobody_at_home: "SWERL-P714",
     environment_missing: "SWERL-P801",
     cpu_environment_for_gpus: "SWERL-P802",
     flash_attention_missing: "SWERL-P804",
@@ -463,6 +490,29 @@ def test_warnings_and_notes(site):
     assert warned(site.preflight({"algorithm.learning_rate": 0}, only=["SWERL-P301"]), "SWERL-P301")
     half = {"training.log_prob_micro_batch_size_per_gpu": 64}
     assert warned(site.preflight(half, only=["SWERL-P202"]), "SWERL-P202")
+
+
+def test_some_large_tasks_are_a_warning(site):
+    """Beside the run's limit there is the task's own; what fills half of a sandbox leaves the agent little."""
+    data = site.train[0] / "environment" / "data"
+    data.touch()
+    for megabytes, says in ((3, None), (5, "1 task(s) fill more than half"), (9, "1 task(s) do not fit")):
+        os.truncate(data, megabytes << 20)
+        report = site.preflight({"harbor_runtime.sandbox.disk_mb": 8}, only=["SWERL-P412"])
+        assert report.ok and [p.message.startswith(says) for p in report.problems] == ([True] if says else [])
+    toml = site.train[0] / "task.toml"
+    written = toml.read_text()
+    for own in ("storage_mb = 32", 'storage = "32M"'):
+        toml.write_text(f"{written}[environment]\n{own}\n")
+        assert not site.preflight({"harbor_runtime.sandbox.disk_mb": 8}, only=["SWERL-P412"]).problems
+
+
+def test_caches_elsewhere_need_no_home(site):
+    site.places["home"] = Path("/dev/null")
+    site.env |= {"HF_HOME": str(site.root / "hf"), "VLLM_CACHE_ROOT": str(site.root / "vllm")}
+    assert site.preflight(only=["SWERL-P714"]).ok
+    site.env |= {"XDG_CACHE_HOME": str(site.root), "HF_HOME": "", "VLLM_CACHE_ROOT": ""}
+    assert site.preflight(only=["SWERL-P714"]).ok
 
 
 def test_where_containers_can_be_kept_to_the_gateway(site):
@@ -546,6 +596,8 @@ def test_leftover_processes_of_this_run(site):
     try:
         report = site.preflight(only=["SWERL-P711"])
         assert warned(report, "SWERL-P711") and str(child.pid) in report.problems[0].message
+        with hold(RunDir.at(run_dir).lock):
+            assert not site.preflight(only=["SWERL-P711"]).problems, "they are a living run's"
     finally:
         child.kill()
         child.wait()

@@ -13,10 +13,11 @@ from aiohttp import web
 
 from swerl.errors import Problem, SwerlError
 from swerl.record.client import Away, Refused, Service
-from swerl.trials.gateway import GatewayAdmin, GatewayRefused, GatewayUnreachable
+from swerl.trials.gateway import Closed, GatewayAdmin, GatewayRefused, GatewayUnreachable
 
 Answer = tuple[int, bytes]
 GOOD: Answer = (200, b'{"turns": 3, "hold_s": 0.5}')
+CLOSED: Answer = (200, b'{"turns": 3, "hold_s": 0.5, "overflow": false, "max_turns": true, "unanswered": 2, "silent_s": null}')
 
 
 def talk(tmp_path: Path, answers: list[Answer], body: Callable[[Path], Awaitable[Any]], announce_s: float = 0.0) -> tuple[Any, list[str]]:
@@ -121,8 +122,9 @@ def test_the_runners_line_to_the_gateway_is_the_same_one(tmp_path: Path):
         finally:
             await admin.shut()
 
-    (url, closed), tokens = talk(tmp_path, [(401, b""), (504, b""), GOOD], body)
-    assert (closed.turns, closed.hold_s) == (3, 0.5) and tokens == ["old", "new", "new"] and not url.endswith("/")
+    (url, closed), tokens = talk(tmp_path, [(401, b""), (504, b""), CLOSED], body)
+    assert closed == Closed(3, 0.5, {}, False, True, 2, None)
+    assert tokens == ["old", "new", "new"] and not url.endswith("/")
     (_, error), _ = talk(tmp_path, [(503, b"")], body)
     assert type(error) is GatewayUnreachable and "503" in str(error)
     (_, error), _ = talk(tmp_path, [(404, b"no session")], body)

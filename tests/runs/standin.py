@@ -15,11 +15,14 @@ import time
 from multiprocessing import resource_tracker, shared_memory
 from pathlib import Path
 
+import psutil
+
 from swerl.errors import SwerlError
 from swerl.record.events import EventLog
 from swerl.record.metrics import MetricsLog
 from swerl.record.rundir import RunDir, write_atomic, write_json
 from swerl.record.services import announce
+from swerl.runs import boot
 from swerl.runs.display import PlainDisplay
 from swerl.runs.plan import Plan, ProcessSpec
 from swerl.runs.supervisor import Supervisor
@@ -38,6 +41,8 @@ def plan_of(run, steps):
         trainer=ProcessSpec("trainer", (*me, "trainer", str(run.root), str(steps)), run.trainer_log, stop_grace_s=3.0),
         total_steps=int(steps),
         max_restarts=2,
+        engine_gone_s=float(os.environ.get("STANDIN_ENGINE_GONE_S", "60")),
+        trainer_restarts=int(os.environ.get("STANDIN_RESTARTS", "0")),
         restart_delay_s=0.05,
         sweep_grace_s=0.3,
         tick_s=0.02,
@@ -61,6 +66,8 @@ def watched():
 
 def drive(run_dir, steps):
     run = RunDir.at(run_dir)
+    boot.QUIET_S = float(os.environ.get("STANDIN_QUIET_S", boot.QUIET_S))
+    boot._LOOK_S = min(boot._LOOK_S, boot.QUIET_S / 10)
     with taken(run, sweep_grace_s=0.3) as hold:
         hold.registry.prepare(run.id, "digest")
         run.create()
@@ -102,7 +109,8 @@ def service(run_dir, name):
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     announce(run.services, name, {"url": f"http://127.0.0.1:{server.server_port}", "token": "t"})
     if name == "runner":  # something with a session of its own and no environment, as a sandbox
-        subprocess.Popen(["/bin/sleep", "300"], start_new_session=True, env={})
+        sandbox = psutil.Process(subprocess.Popen(["/bin/sleep", "300"], start_new_session=True, env={}).pid)
+        left_on_purpose(f"{sandbox.pid} {sandbox.create_time():.2f}")
     server.serve_forever()
 
 
@@ -115,6 +123,7 @@ def trainer(run_dir, steps):
     extra = json.loads(os.environ.get("STANDIN_METRICS", "{}"))
     events.emit("trainer.start", restored_step=restored)
     descendants(run)
+    time.sleep(float(os.environ.get("STANDIN_BOOT_S", "0")))
     events.emit("engine.ready", step=restored)
     for step in range(restored + 1, int(steps) + 1):
         if run.stop_request.exists():
@@ -124,7 +133,14 @@ def trainer(run_dir, steps):
         events.emit("step.begin", step=step)
         time.sleep(STEP_S)
         if os.environ.get("STANDIN_FAIL_AT") == str(step):
+            events.emit("trainer.raised", error="MemoryError: no room for the optimizer")
             raise MemoryError("no room for the optimizer")
+        if os.environ.get("STANDIN_LOST_AT") == str(step) and not once_lost(run):
+            events.emit("engine.died", replica="a:1", cause="its server says that the engine is dead", in_flight=2)
+            if os.environ.get("STANDIN_LOST_HANGS"):
+                time.sleep(600)  # as an update that waits for a rank that is gone
+            print("SWERL-R120 the engine is dead", flush=True)
+            return int(os.environ.get("STANDIN_LOST_CODE", "4"))
         if os.environ.get("STANDIN_HANG_AT") == str(step):
             time.sleep(600)  # as a replay buffer whose workers have died
         if os.environ.get("STANDIN_TRAINS_NOTHING"):
@@ -138,6 +154,21 @@ def trainer(run_dir, steps):
     return 0
 
 
+def left_on_purpose(line):
+    """Tell the test session, where there is one, what to end (`left`)."""
+    if "SWERL_TEST_STANDINS" in os.environ:
+        with Path(os.environ["SWERL_TEST_STANDINS"]).open("a") as file:
+            file.write(f"{line}\n")
+
+
+def once_lost(run):
+    """Whether the engine has been lost as often as ``STANDIN_LOST_TIMES`` says (once); counts this time."""
+    count = run.root / "lost"
+    lost = int(count.read_text()) if count.exists() else 0
+    count.write_text(str(lost + 1))
+    return lost >= int(os.environ.get("STANDIN_LOST_TIMES", "1"))
+
+
 def descendants(run):
     """What Ray and vLLM leave: processes in other sessions and groups, one deaf to SIGTERM, one renamed, and a shared-memory segment."""
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(300)"
@@ -147,6 +178,7 @@ def descendants(run):
     segment = shared_memory.SharedMemory(create=True, size=4096)
     resource_tracker.unregister(segment._name, "shared_memory")  # so that only the supervisor removes it
     descendants.segment = segment
+    left_on_purpose(f"segment {segment.name}")
     (run.root / "segment").write_text(segment.name)
     with (run.root / "segments").open("a") as file:
         file.write(f"{segment.name}\n")

@@ -73,6 +73,14 @@ def test_the_join_command_names_run_and_rank(tmp_path):
     assert words[1:] == ["node", str(run.root), "--rank", "1"] and Path(words[0]).name == "swerl"
 
 
+@pytest.fixture(autouse=True)
+def _ray_leaves_nothing(tmp_path: Path) -> Iterator[None]:
+    """A supervisor would remove a run's scratch; here only its head runs."""
+    yield
+    for root in (tmp_path / "runs").glob("*/"):
+        shutil.rmtree(RunDir.at(root).scratch, ignore_errors=True)
+
+
 @pytest.fixture
 def network() -> Iterator[tuple[str, str]]:
     """Two namespaces with one cable between them, as two hosts; their processes are ended with them."""

@@ -186,10 +186,73 @@ def test_a_killed_trainer_ends_the_run_as_failed_and_the_same_command_goes_on(ro
     assert_complete(second)
 
 
+def test_a_boot_that_says_nothing_is_an_alarm_with_the_stacks_of_its_processes(root):
+    drive = Drive(root, quiet_s=1, boot_s=8, watch="{}")
+    silent = drive.wait_for("boot.silent")
+    alarm = drive.wait_for("alarm.raised", id="SWERL-W506")
+    assert silent["stacks"] in alarm["message"]
+    said = Path(silent["stacks"]).read_text()
+    assert "standin.py" in said and "trainer" in said, "what the trainer waits in"
+    code, output = drive.end()
+    assert code == 0 and "SWERL-W506" in output, output
+    assert_complete(drive)
+
+
+def starts(run):
+    return [e["pid"] for e in read_events(run.events_of("supervisor")) if e["kind"] == "process.started" and e["process"] == "trainer"]
+
+
+@pytest.mark.parametrize("ends", ["says so", "without a word", "never"])
+def test_a_trainer_that_lost_its_engine_is_started_again_and_the_services_stay(root, ends):
+    """Whether it ends by itself or waits for an engine that will never answer: an event, an alarm with the cause, and on it goes."""
+    more = {"says so": {}, "without a word": {"lost_code": 1}, "never": {"lost_hangs": 1, "engine_gone_s": 0.5}}[ends]
+    drive = Drive(root, lost_at=5, restarts=3, watch="{}", **more)
+    code, output = drive.end()
+    assert code == 0, output
+    assert_complete(drive)
+    assert "the engine died (its server says that the engine is dead); 2 requests wait" in output
+    assert "SWERL-W505" in output and "trainer died" in output and "starting it again from the newest checkpoint" in output
+    supervisor = list(read_events(drive.run.events_of("supervisor")))
+    assert len(starts(drive.run)) == 2
+    assert [e["process"] for e in supervisor if e["kind"] == "process.started"] == ["gateway", "runner", "trainer", "trainer"]
+    (raised,) = [e for e in supervisor if e["kind"] == "alarm.raised" and e["id"] == "SWERL-W505"]
+    (died,) = [e for e in read_events(drive.run.events_of("trainer")) if e["kind"] == "engine.died"]
+    assert raised["time"] - died["time"] < 10 and "a:1" in raised["message"]
+    assert [e["id"] for e in supervisor if e["kind"] == "alarm.cleared"] == ["SWERL-W505"]
+
+
+def test_a_killed_trainer_is_started_again_with_what_it_left_ended(root):
+    drive = Drive(root, steps=40, restarts=1)
+    drive.wait_for("checkpoint.committed", "trainer", step=3)
+    (pid,) = starts(drive.run)
+    before = {seen.pid for seen in leftovers(drive.run)}
+    os.kill(pid, signal.SIGKILL)
+    drive.wait_for("process.died", process="trainer")
+    drive.wait_for("step.begin", "trainer", step=20)
+    gateway = {e["pid"] for e in read_events(drive.run.events_of("supervisor")) if e["kind"] == "process.started"} - set(starts(drive.run))
+    kept = {seen.pid for seen in leftovers(drive.run)} & before
+    assert gateway <= kept, "gateway and runner live on"
+    assert not {p for p in kept if b"time.sleep(300)" in _command_line(Path("/proc", str(p)))}, (
+        "what the killed trainer had started is ended"
+    )
+    code, output = drive.end()
+    assert code == 0, output
+    assert_complete(drive, 40)
+
+
+def test_a_trainer_that_gets_nowhere_is_not_started_for_ever(root):
+    drive = Drive(root, lost_at=5, lost_times=99, restarts=2)
+    code, output = drive.end()
+    assert (code, drive.row.state) == (1, State.FAILED), output
+    assert len(starts(drive.run)) == 3 and "SWERL-R008" in output
+    assert_clean(drive.run)
+
+
 def test_a_trainer_that_fails_is_quoted_from_its_log(root):
-    drive = Drive(root, fail_at=4)
+    drive = Drive(root, fail_at=4, restarts=3)
     code, output = drive.end()
     assert (code, drive.row.state) == (1, State.FAILED)
+    assert len(starts(drive.run)) == 1, "an error of its own would come again"
     assert "SWERL-R008" in output and 'its log says first: "MemoryError: no room for the optimizer"' in output
     assert f"{drive.run.trainer_log}:" in drive.row.problem
     assert_clean(drive.run)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import aiohttp
 import pytest
 from aiohttp import web
+
+from swerl.record.events import read_events
 
 pytestmark = pytest.mark.slow  # importing verl takes seconds
 
@@ -74,13 +79,19 @@ async def bridged(names=("a", "b"), max_num_seqs: int = 2):
 
     from swerl.trainer.bridge import BridgeClient, EngineBridge
 
+    class Client(BridgeClient):
+        async def addresses(self):
+            return [name for name in await super().addresses() if ":" in name]  # those that have a server
+
     replicas = {name: Replica() for name in names}
     balancer = GlobalRequestLoadBalancer({name: Remote(replica) for name, replica in replicas.items()})
-    bridge = EngineBridge(BridgeClient(None, Remote(balancer)), 5, max_num_seqs, [99], "127.0.0.1")
-    told = await bridge.start()
-    async with aiohttp.ClientSession(told["url"], headers={"Authorization": f"Bearer {told['token']}"}) as client:
-        yield SimpleNamespace(bridge=bridge, client=client, replicas=replicas, told=told)
-    await bridge.stop()
+    with TemporaryDirectory() as place:
+        events = Path(place) / "bridge.jsonl"
+        bridge = EngineBridge(Client(None, Remote(balancer)), 5, max_num_seqs, [99], "127.0.0.1", events)
+        told = await bridge.start()
+        async with aiohttp.ClientSession(told["url"], headers={"Authorization": f"Bearer {told['token']}"}) as client:
+            yield SimpleNamespace(bridge=bridge, client=client, replicas=replicas, told=told, events=events)
+        await bridge.stop()
 
 
 async def post(kit, path: str, body: dict, status: int = 200) -> dict:
@@ -89,9 +100,9 @@ async def post(kit, path: str, body: dict, status: int = 200) -> dict:
         return await response.json() if status == 200 else {}
 
 
-def ask(kit, request_id: str, session: str) -> asyncio.Task:
+def ask(kit, request_id: str, session: str, status: int = 200) -> asyncio.Task:
     body = {"request_id": request_id, "session": session, "prompt_ids": [1, 2], "sampling": SAMPLING}
-    return asyncio.create_task(post(kit, "/generate", body))
+    return asyncio.create_task(post(kit, "/generate", body, status))
 
 
 async def until(true) -> None:
@@ -216,5 +227,94 @@ def test_the_replicas_caches_are_added_up():
             await runner.cleanup()
         async with bridged(tuple(names[:1])) as kit:  # its server is gone
             assert await post(kit, "/cache", {}) == {"kv_cache_tokens": None}
+
+    asyncio.run(main())
+
+
+class EngineDeadError(Exception):
+    """Has the name of vLLM's."""
+
+
+@asynccontextmanager
+async def health_server(status: list[int]):
+    """A replica's own server: its health is the last of ``status``. Yields its address and the way to close it."""
+
+    async def health(request: web.Request) -> web.Response:
+        return web.Response(status=status[-1])
+
+    app = web.Application()
+    app.router.add_get("/health", health)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    yield f"127.0.0.1:{site._server.sockets[0].getsockname()[1]}", runner.cleanup
+    await runner.cleanup()
+
+
+def deaths(kit) -> list[dict]:
+    return [event for event in read_events(kit.events) if event["kind"] == "engine.died"]
+
+
+@pytest.mark.parametrize("how", ["says that the engine is dead", "does not listen any more"])
+def test_a_dead_replica_is_seen_within_ten_seconds_with_nobody_asking(how):
+    """What is with it then, and what waits for a place there, is answered with 503, which the gateway holds; so is all that comes later."""
+
+    async def main():
+        status = [200]
+        async with health_server(status) as (name, close), bridged((name,), max_num_seqs=1) as kit:
+            flying = [ask(kit, request_id, "s", status=503) for request_id in ("inside", "waiting")]
+            await until(lambda: len(kit.bridge.pending) == 2 and kit.replicas[name].inside)
+            await asyncio.sleep(2.5)
+            assert await kit.bridge.why_dead() is None and not any(task.done() for task in flying)
+            began = time.monotonic()
+            if how == "says that the engine is dead":
+                status.append(503)
+            else:
+                await close()
+            async with asyncio.timeout(10):
+                await asyncio.gather(*flying)
+            assert time.monotonic() - began < 10
+            await ask(kit, "later", "s", status=503)
+            (event,) = deaths(kit)
+            assert event["replica"] == name and how in event["cause"] and event["in_flight"] == 2
+            assert how in await kit.bridge.why_dead()
+            assert await post(kit, "/abort", {"request_ids": ["inside"]}) == {"aborted": 0}
+
+    asyncio.run(main())
+
+
+def test_a_request_that_meets_a_dead_engine_tells_at_once_and_one_that_only_fails_tells_nothing():
+    async def main():
+        async with health_server([200]) as (name, _), bridged((name,)) as kit:
+            failing = ask(kit, "bad", "s", status=500)
+            await until(lambda: "bad" in kit.replicas[name].inside)
+            kit.replicas[name].inside["bad"].set_exception(ValueError("this prompt"))
+            await failing
+            assert await kit.bridge.why_dead() is None and not deaths(kit)
+            dying, other = ask(kit, "dying", "s", status=503), ask(kit, "other", "t", status=503)
+            await until(lambda: len(kit.replicas[name].inside) == 2)
+            began = time.monotonic()
+            kit.replicas[name].inside["dying"].set_exception(EngineDeadError("EngineCore encountered an issue."))
+            await asyncio.gather(dying, other)
+            assert time.monotonic() - began < 1.5 and "EngineCore" in await kit.bridge.why_dead()
+            assert len(deaths(kit)) == 1
+
+    asyncio.run(main())
+
+
+def test_a_busy_server_is_not_a_dead_one(monkeypatch):
+    from swerl.trainer import bridge
+
+    async def late(address: str) -> int:
+        return 0
+
+    monkeypatch.setattr(bridge, "_HEALTH_S", 0.02)
+    monkeypatch.setattr(bridge, "_health", late)
+
+    async def main():
+        async with bridged(("127.0.0.1:9",)) as kit:
+            await asyncio.sleep(0.4)
+            assert await kit.bridge.why_dead() is None and not deaths(kit)
 
     asyncio.run(main())

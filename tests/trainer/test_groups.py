@@ -6,9 +6,12 @@ Absence is what takes a trial out of GRPO: verl's group mean and deviation are t
 import asyncio
 import math
 import os
+import shutil
 import uuid
 
 import pytest
+
+from swerl.record.events import read_events
 
 pytestmark = [pytest.mark.train, pytest.mark.slow]
 
@@ -21,7 +24,8 @@ def queue(tmp_path_factory):
     import ray
 
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    ray.init(num_cpus=4, include_dashboard=False, _temp_dir=f"/tmp/swerl-test-{uuid.uuid4().hex[:8]}", object_store_memory=100_000_000)
+    scratch = f"/tmp/swerl-test-{uuid.uuid4().hex[:8]}"
+    ray.init(num_cpus=4, include_dashboard=False, _temp_dir=scratch, object_store_memory=100_000_000)
     import transfer_queue as tq
     from omegaconf import OmegaConf
 
@@ -33,6 +37,7 @@ def queue(tmp_path_factory):
     yield tq
     tq.close()
     ray.shutdown()
+    shutil.rmtree(scratch)
 
 
 class Rollouts:
@@ -154,6 +159,25 @@ def test_a_group_too_small_is_refilled_not_trained(queue, tmp_path, mode):
     assert len(batch.keys) == N - 1 + N
 
 
+@pytest.mark.parametrize("again", [True, False])
+def test_a_group_that_an_earlier_start_left_without_anything_to_train_is_sampled_anew(queue, tmp_path, again):
+    """As the journal of a run whose engine died: agents that gave up are settled for good, and no group of the step can be trained. The
+    next start does not take their word for it; what it settled itself stands."""
+
+    class Earlier(Rollouts):
+        async def run(self, *, anew=False, **asked):
+            session = await Rollouts([] if anew else range(N)).run(**asked)
+            session.result["reused"] = again and not anew
+            return session
+
+    made = worker(Earlier([]), tmp_path)
+    uid = publish(queue, made)
+    tag = queue.kv_list("train")["train"][uid]
+    assert (tag["status"], len(rows(queue, uid))) == (("finished", N) if again else ("failure", 0))
+    asked_anew = [event for event in read_events(tmp_path / "agent_loop.jsonl") if event["kind"] == "group.anew"]
+    assert len(asked_anew) == (1 if again else 0)
+
+
 def test_validation_publishes_whatever_was_graded(queue, tmp_path):
     uid = publish(queue, worker(Rollouts([0, 1, 2]), tmp_path), split="val")
     assert len(rows(queue, uid, "val")) == 1
@@ -175,7 +199,7 @@ def test_an_error_reaches_the_trainer_with_its_cause(queue, tmp_path):
     assert tag["broken"] and "the recording has no versions" in tag["cause"]
     assert rows(queue, uid) == []
     with pytest.raises(SwerlError, match="the recording has no versions"):
-        Watch(lambda: None, max_failed_groups=8).group_failed(tag["cause"], tag["broken"])
+        Watch(lambda: None, lambda: None, max_failed_groups=8).group_failed(tag["cause"], tag["broken"])
 
 
 def test_the_main_path_is_published_last_and_carries_the_reward(queue, tmp_path):
@@ -231,3 +255,15 @@ def test_serial_trials_run_one_after_the_other_in_the_order_of_the_data(queue, t
 
     asyncio.run(dispatched())
     assert seen == [(task, sample) for task in ("z", "a", "m") for sample in range(N)]
+
+
+def test_a_dead_engine_ends_the_waiting_with_its_cause(monkeypatch):
+    from swerl.errors import SwerlError
+    from swerl.trainer import replay
+
+    monkeypatch.setattr(replay, "_ASK_ENGINE_S", 0.0)
+    causes = [None, "replica a:1: its server says that the engine is dead"]
+    watch = replay.Watch(lambda: None, lambda: causes.pop(0), max_failed_groups=8)
+    watch.between_polls()
+    with pytest.raises(SwerlError, match=r"SWERL-R120.*replica a:1"):
+        watch.between_polls()

@@ -140,6 +140,21 @@ def test_a_killed_gateway_costs_time_and_nothing_else(tmp_path):
     asyncio.run(main())
 
 
+@pytest.mark.skipif(not limits.group_root("x"), reason="no writable control groups")
+def test_a_runs_sandboxes_weigh_as_much_as_their_number_and_no_more_than_the_cores(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    tag, weights, groups = "weight-test", [], []
+    try:
+        for number in range(5):
+            groups.append(limits.make_group(tag, f"s{number}", limits.Limits(cpus=1)))
+            (file,) = [file for root in limits.group_root(tag) for file in (root / "cpu.shares", root / "cpu.weight") if file.exists()]
+            weights.append(int(file.read_text()))
+    finally:
+        for group in groups:
+            assert group.remove()
+    assert [weight // weights[0] for weight in weights] == [1, 2, 3, 3, 3] and weights[0] in (100, 1024)
+
+
 def test_the_reaper_takes_what_a_dead_run_left_and_nothing_else(tmp_path):
     """Leftovers are planted by hand: the kernel takes real ones away by itself (see above)."""
     import subprocess

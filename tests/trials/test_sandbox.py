@@ -5,12 +5,14 @@ import os
 import shutil
 import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from swerl.trials.sandboxes import limits
 from swerl.trials.sandboxes.launch import start
+from swerl.trials.sandboxes.received import Bounds
 from swerl.trials.sandboxes.relay import Relay
 from swerl.trials.sandboxes.spec import DEFAULT_PATH, Limits, SandboxSpec
 from swerl.trials.sandboxes.wire import SandboxDied, SandboxRefused
@@ -184,17 +186,15 @@ def test_files_go_in_and_out(tmp_path):
         (source / "l").symlink_to("d/f")
         await sandbox.channel.upload(source, "/app/sub")
         assert (await sh("/app/sub/run && readlink /app/sub/l && stat -c %a /app/sub/run"))[1] == "ran\nd/f\n755\n"
-        await sandbox.channel.download("/app/sub", tmp_path / "out", single=False, limit_bytes=1 << 30)
+        got = await sandbox.channel.download("/app/sub", tmp_path / "out", single=False, bounds=Bounds())
         assert (tmp_path / "out" / "d" / "f").read_bytes() == (source / "d" / "f").read_bytes()
-        await sandbox.channel.download("/app/sub/run", tmp_path / "one" / "name", single=True, limit_bytes=1 << 20)
+        assert got.links == (("l", "d/f"),) and not os.path.lexists(tmp_path / "out" / "l")
+        await sandbox.channel.download("/app/sub/run", tmp_path / "one" / "name", single=True, bounds=Bounds())
         assert (tmp_path / "one" / "name").read_text() == "#!/bin/sh\necho ran\n"
         with pytest.raises(SandboxRefused, match="more than 1000 bytes"):
-            await sandbox.channel.download("/app/sub", tmp_path / "no", single=False, limit_bytes=1000)
-        await sh("mkdir /many; cd /many; touch $(seq 300)")
-        with pytest.raises(SandboxRefused, match="more than"):
-            await sandbox.channel.download("/many", tmp_path / "no", single=False, limit_bytes=1 << 20)
+            await sandbox.channel.download("/app/sub/d/f", tmp_path / "no", single=True, bounds=Bounds(total_bytes=1000))
         with pytest.raises(SandboxRefused, match="No such file"):
-            await sandbox.channel.download("/nowhere", tmp_path / "no", single=False, limit_bytes=1000)
+            await sandbox.channel.download("/nowhere", tmp_path / "no", single=False, bounds=Bounds())
         assert [await sandbox.channel.kind(path) for path in ("/app", "/app/sub/l", "/app/x")] == ["d", "f", ""]
         with pytest.raises(SandboxRefused, match="No space"):
             big = tmp_path / "big"
@@ -235,6 +235,51 @@ def test_wipe_makes_a_real_empty_directory_whatever_was_planted():
     inside(body)
 
 
+def test_what_is_over_a_bound_is_left_out_of_logs_and_ends_the_taking_of_an_answer(tmp_path):
+    """Files come before directories, so that no subtree hides the results that lie beside it."""
+
+    async def body(sandbox, sh):
+        await sandbox.channel.make_dirs("/logs/a")
+        await sandbox.channel.baseline("/logs")
+        await sh("cd /logs; seq 300 > z; truncate -s 5G giant; cd a; touch $(seq 300); mkdir -p b/c/d; touch b/f b/c/d/deep")
+        got = await sandbox.channel.download("/logs", tmp_path / "cut", single=False, bounds=Bounds(total_bytes=1 << 20, depth=2))
+        assert (tmp_path / "cut" / "z").read_text().startswith("1\n2\n") and "giant" in got.left_out and "and more" in got.left_out
+        assert len(list((tmp_path / "cut" / "a").iterdir())) < 256
+        got = await sandbox.channel.download("/logs", tmp_path / "shallow", single=False, bounds=Bounds(depth=2))
+        assert set(got.left_out) == {"giant", "a/b/c"} and (tmp_path / "shallow" / "a" / "b").is_dir()
+        assert (tmp_path / "shallow" / "a" / "b" / "f").is_file() and not (tmp_path / "shallow" / "a" / "b" / "c").exists()
+        for bounds, said in (
+            (Bounds(total_bytes=1 << 20), "more than 1048576 bytes"),
+            (Bounds(), "more than 67108864 bytes"),
+            (Bounds(6 << 30, 6 << 30, depth=2), "2 directories"),
+        ):
+            with pytest.raises(SandboxRefused, match=said):
+                await sandbox.channel.changes("/logs", tmp_path / "no", bounds)
+
+    inside(body, SandboxSpec(limits=replace(SMALL, file_mb=0)))
+
+
+def test_closed_modes_and_odd_names_are_no_way_to_hide(tmp_path):
+    """All that an agent makes is its own, process 1's too, however it is closed; names are bytes."""
+
+    async def body(sandbox, sh):
+        await sandbox.channel.make_dirs("/app")
+        await sandbox.channel.baseline("/app")
+        await sh(
+            "cd /app; mkdir -p shut/in; echo 1 > shut/in/f; chmod 000 shut/in/f shut/in shut; echo 2 > file; chmod 000 file;"
+            " mkdir listed; echo 3 > listed/f; chmod 400 listed; touch $'a\\xff.txt' $'b\\nc' \"'\"; ln -s $'\\xff' odd; chmod 000 /app /"
+        )
+        got = await sandbox.channel.changes("/app", tmp_path / "out", Bounds())
+        assert {name: (tmp_path / "out" / name).read_text() for name in ("shut/in/f", "file", "listed/f")} == {
+            "shut/in/f": "1\n",
+            "file": "2\n",
+            "listed/f": "3\n",
+        }
+        assert {"a\udcff.txt", "b\nc", "'"} <= set(got.written) and got.links == (("odd", "\udcff"),) and got.left_out == ()
+
+    inside(body)
+
+
 def test_changes_since_the_baseline(tmp_path):
     async def body(sandbox, sh):
         await sh("mkdir -p /app/pkg /app/.git /app/old; cd /app; for f in same edited removed old/f; do echo 1 > $f; done; ln -s same link")
@@ -243,10 +288,10 @@ def test_changes_since_the_baseline(tmp_path):
             "cd /app; echo 2 > edited; touch -d '2000-01-01' edited; rm removed; rm -r old; mkdir -p new/deep; echo 1 > new/deep/f;"
             " ln -sf edited link; echo x > .git/config; mkfifo pipe; chmod +x same; ln -s /etc/passwd out"
         )
-        got = await sandbox.channel.changes("/app", tmp_path / "out", 1 << 20)
+        got = await sandbox.channel.changes("/app", tmp_path / "out", Bounds())
         assert set(got.written) == {"edited", "new", "new/deep", "new/deep/f", "link", "same"}
         assert set(got.known) == {"edited", "link", "same"}
-        assert set(got.gone) == {"removed", "old", "old/f"}
+        assert set(got.gone) == {"removed", "old", "old/f"} and got.links == (("link", "edited"),)
         assert got.refused == ("out -> /etc/passwd",)
         assert (tmp_path / "out" / "edited").read_text() == "2\n"
         await sandbox.channel.remove("/app", ["new/deep", "link", "not/there"])
@@ -264,7 +309,17 @@ def test_it_ends_with_its_socket_and_waiters_are_told():
             await waiting
         with pytest.raises(SandboxDied):
             await sh("true")
-        assert not sandbox.alive
+        assert not sandbox.alive and await sandbox.killed_from_outside() == (not limits.missing())
+
+    inside(body)
+
+
+@pytest.mark.parametrize("number", ["INT", "TERM", "HUP", "USR1", "SEGV", "XCPU", "RTMIN", "KILL", "STOP"])
+def test_no_signal_from_inside_ends_process_1(number):
+    async def body(sandbox, sh):
+        await sh(f"kill -{number} 1; python3 -c 'import resource as r; r.prlimit(1, r.RLIMIT_CPU, (0, 0))'; sleep 0.1")
+        assert (await sh("kill -INT $$; echo alive"))[0] == 130  # and a command's own signals are as usual
+        assert (await sh("echo alive"))[1] == "alive\n"
 
     inside(body)
 

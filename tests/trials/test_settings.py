@@ -37,7 +37,7 @@ def test_every_key_of_the_runner_arrives():
         harbor_runtime__sandbox__network="none",
         harbor_runtime__sandbox__max_processes="99",
         harbor_runtime__sandbox__max_file_mb="98",
-        harbor_runtime__sandbox__tmpfs_mb="97",
+        harbor_runtime__sandbox__disk_mb="97",
         harbor_runtime__sandbox__work_dir="/var/tmp/x",
         harbor_runtime__sandbox__rootfs="/srv/root",
         harbor_agent__max_retries="4",
@@ -78,7 +78,6 @@ def test_a_request_survives_json():
         "sample": 2,
         "version": "a:1",
         "step": 3,
-        "deadline_s": None,
     }
     request = TrialRequest.from_json(body)
     assert (request.identity.sample, request.step, request.task_dir) == (2, 3, Path("/t"))

@@ -13,6 +13,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -106,6 +107,7 @@ class FakeGateway:
         self._token = secrets.token_hex(8)
         self._sites: list[web.AppRunner] = []
         self.port = 0
+        self.engine_answers, self.asked_for_engine = True, 0
 
     async def start(self) -> FakeGateway:
         public, admin = web.Application(), web.Application()
@@ -114,7 +116,8 @@ class FakeGateway:
             [
                 web.post("/sessions", self._open),
                 web.post("/sessions/{id}/close", self._close),
-                web.get("/sessions/{id}/recording", self._recording),
+                web.get("/sessions/{id}/hold", self._hold),
+                web.get("/stats", self._stats),
             ]
         )
         ports = []
@@ -147,20 +150,24 @@ class FakeGateway:
     async def _open(self, request: web.Request) -> web.Response:
         body, key = await request.json(), secrets.token_hex(32)
         session = hashlib.sha256(key.encode()).hexdigest()[:16]
-        self.sessions[session] = {**body, "key": key, "closed": None, "turns": 0, "hold_s": 0.0, "overflow": False, "max_turns_hit": False}
+        limits = {"overflow": False, "max_turns_hit": False, "unanswered": 0, "answered_at": None}
+        self.sessions[session] = {**body, "key": key, "closed": None, "turns": 0, "hold_s": 0.0, **limits}
         self.keys[key] = session
         return web.json_response({"session": session, "key": key})
 
     async def _close(self, request: web.Request) -> web.Response:
         session = self.sessions[request.match_info["id"]]
         session["closed"] = session["closed"] or (await request.json())["reason"]
-        return web.json_response({"turns": session["turns"], "hold_s": session["hold_s"], "aborted": 0})
+        told = {"overflow": session["overflow"], "max_turns": session["max_turns_hit"], "unanswered": session["unanswered"]}
+        silent_s = None if session["answered_at"] is None else time.monotonic() - session["answered_at"]
+        return web.json_response({"turns": session["turns"], "hold_s": session["hold_s"], "aborted": 0, **told, "silent_s": silent_s})
 
-    async def _recording(self, request: web.Request) -> web.Response:
-        session = self.sessions[request.match_info["id"]]
-        return web.json_response(
-            {"turns": session["turns"], "hold_s": session["hold_s"], "overflow": session["overflow"], "max_turns": session["max_turns_hit"]}
-        )
+    async def _hold(self, request: web.Request) -> web.Response:
+        return web.json_response({"hold_s": self.sessions[request.match_info["id"]]["hold_s"]})
+
+    async def _stats(self, _: web.Request) -> web.Response:
+        self.asked_for_engine += 1
+        return web.json_response({"answers": self.engine_answers})
 
     async def _chat(self, request: web.Request) -> web.Response:
         key = request.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -173,6 +180,7 @@ class FakeGateway:
         if asyncio.iscoroutine(answer):
             answer = await answer
         session["turns"] += 1
+        session["answered_at"] = time.monotonic()
         return web.json_response({"choices": [{"index": 0, "message": answer}], "usage": {"prompt_tokens": 10, "completion_tokens": 5}})
 
 
@@ -202,11 +210,9 @@ def settings_for(run_dir: Path, **changes: Any) -> RunnerSettings:
     return replace(settings, **changes)
 
 
-def request_for(
-    task: Path, sample: int = 0, split: str = "train", version: str = "a:0", step: int = 1, deadline_s: float | None = None
-) -> TrialRequest:
+def request_for(task: Path, sample: int = 0, split: str = "train", version: str = "a:0", step: int = 1) -> TrialRequest:
     digest = hashlib.sha256(str(task).encode()).hexdigest()
-    return TrialRequest(Identity(split, f"sha256:{digest}", sample, version), task, task.name, step, deadline_s)
+    return TrialRequest(Identity(split, f"sha256:{digest}", sample, version), task, task.name, step)
 
 
 def body_for(request: TrialRequest) -> dict[str, Any]:
@@ -219,7 +225,6 @@ def body_for(request: TrialRequest) -> dict[str, Any]:
         "sample": who.sample,
         "version": who.version,
         "step": request.step,
-        "deadline_s": request.deadline_s,
     }
 
 

@@ -16,6 +16,7 @@ HEALTHY = {
     "training/rollout_actor_probs_pearson_corr": 0.9999,
     "rollout_corr/kl": -1.6e-4,
     "actor/lr": 1e-6,
+    "swerl/compile/count": 0.0,
     "actor/grad_norm": 0.8,
     "actor/entropy": 0.4,
     "rollout_corr/rollout_is_eff_sample_size": 0.97,

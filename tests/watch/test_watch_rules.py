@@ -36,6 +36,7 @@ PLANTED = {  # what two steps of a run that is ill in one way have in their rows
     "SWERL-W106": {"actor/entropy": 0.01},
     "SWERL-W107": {"rollout_corr/rollout_is_eff_sample_size": 0.06},
     "SWERL-W108": {"num_turns/mean": 1.02},
+    "SWERL-W110": {"swerl/compile/count": 9.0, "swerl/compile/seconds": 31.0},
     "SWERL-W201": {"swerl/trials/in_loss": 50, "swerl/trials/outcome/agent_timeout": 14, "swerl/trials/outcome/completed": 50},
 }
 
@@ -55,6 +56,15 @@ def test_what_a_step_says(stream, id):
     assert stream.alarms() == [], "it is said once"
     stream.trained()
     assert stream.alarms() == [] and stream.watchdog.cleared == [id]
+
+
+def test_the_first_two_steps_of_a_start_may_compile(stream):
+    """Of a start that goes on from a checkpoint too."""
+    for restored in (0, 2):
+        stream.emit("trainer", "trainer.start", restored_step=restored)
+        for _ in range(2):
+            stream.trained(**{"swerl/compile/count": 40.0, "swerl/compile/seconds": 50.0})
+            assert stream.alarms() == []
 
 
 def test_a_zero_gradient_is_one_too(stream):
@@ -246,7 +256,7 @@ def test_a_validation_that_hangs(stream):
 def test_an_engine_that_does_not_come_up(stream_with):
     stream = stream_with({})
     stream.emit("trainer", "trainer.start", restored_step=0)
-    stream.pass_time(59)
+    stream.pass_time(29)
     assert stream.all_ids() == set()
     stream.pass_time(2)
     assert stream.all_ids() == {"SWERL-W503"}
@@ -256,8 +266,26 @@ def test_a_trainer_that_says_nothing_from_its_start(stream_with):
     """Imports from a file system that is gone: the process lives, and its first event never comes."""
     stream = stream_with({})
     stream.emit("supervisor", "process.started", process="trainer", pid=1)
-    stream.pass_time(61)
+    stream.pass_time(31)
     assert stream.all_ids() == {"SWERL-W503"}
+
+
+def test_a_dead_engine_and_a_silent_boot_are_alarms_until_an_engine_is_up(stream):
+    stream.begin()
+    stream.pass_time(1)
+    stream.emit("bridge", "engine.died", replica="10.0.0.2:4711", cause="its server says that the engine is dead", in_flight=8)
+    stream.pass_time(1)
+    assert stream.all_ids() == {"SWERL-W505"} and "10.0.0.2:4711: its server" in stream.raised[0].message
+    stream.emit("supervisor", "process.started", process="trainer", pid=2)
+    stream.emit("trainer", "trainer.start", restored_step=0)
+    stream.emit("supervisor", "boot.silent", quiet_s=150, lines=["one", "Waiting for a worker"], stacks="logs/stacks-1.txt")
+    stream.pass_time(1)
+    assert stream.all_ids() == {"SWERL-W505", "SWERL-W506"}
+    assert "Waiting for a worker" in stream.raised[1].message and "logs/stacks-1.txt" in stream.raised[1].message
+    assert not stream.watchdog.cleared
+    stream.emit("trainer", "engine.ready", step=0)
+    stream.pass_time(1)
+    assert set(stream.watchdog.cleared) == {"SWERL-W505", "SWERL-W506"}
 
 
 def test_a_trainer_that_does_not_end(stream):

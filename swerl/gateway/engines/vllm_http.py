@@ -2,7 +2,8 @@
 
 The answer is streamed, so an aborted request keeps what it has and the count of cached prompt tokens comes along (with vLLM's
 ``--enable-prompt-tokens-details``). A request ends in the engine when its connection ends, which is how it is aborted here. vLLM does not
-say which weights it serves; every token gets the version of the registration. Status 404 and 5xx while the server boots mean away.
+say which weights it serves; every token gets the version of the registration. Status 404 and 5xx while the server boots mean away, and so
+does a failed request where the server's health check is not well: then its engine is dead, whatever the request was.
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ class VllmHttpEngine:
         try:
             await self._read(b'{"token_ids":[%b],%b' % (prompt_json, orjson.dumps(rest)[1:]), running)
             return checked(running.piece(self._version))
+        except EngineError as error:
+            if not await self._healthy():
+                raise EngineAwayError(str(error)) from error
+            raise
         except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
             if running.aborted or running.token_ids:  # what has come is kept and gone on from, like a piece that was aborted
                 return checked(running.piece(self._version))
@@ -68,6 +73,13 @@ class VllmHttpEngine:
                 return tokens_in(await response.text()) if response.status == 200 else None
         except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
             raise EngineAwayError(f"{type(error).__name__}: {error}") from error
+
+    async def _healthy(self) -> bool:
+        try:
+            async with self._client.get("/health", timeout=aiohttp.ClientTimeout(total=10)) as response:
+                return response.status < 500
+        except (TimeoutError, aiohttp.ClientError, ConnectionError):
+            return False
 
     async def close(self) -> None:
         await self._client.close()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,14 +23,15 @@ from harbor.environments.capabilities import EnvironmentCapabilities, Environmen
 from harbor.models.task.config import NetworkMode
 
 from swerl.errors import fail
-from swerl.trials.sandboxes import dockerfile, launch, tree
-from swerl.trials.sandboxes.gradable import FORGET_HISTORY, SandboxExhausted
+from swerl.trials.sandboxes import dockerfile, launch
+from swerl.trials.sandboxes.filtered import Filtered
+from swerl.trials.sandboxes.gradable import FORGET_HISTORY, LOG_BOUNDS, SandboxExhausted, SandboxKilled
+from swerl.trials.sandboxes.received import USUAL, Bounds, Received
 from swerl.trials.sandboxes.relay import Relay
 from swerl.trials.sandboxes.spec import DEFAULT_PATH, Limits, Mount, SandboxSpec
 from swerl.trials.sandboxes.wire import Finished, SandboxDied, SandboxRefused
 
 KEPT_BYTES = 8 << 20  # of each stream of one command; more is read and dropped
-DOWNLOAD_BYTES = 64 << 20  # an entry counts at least 4 KiB
 BASE_ENV = {"PATH": DEFAULT_PATH, "HOME": "/root", "LANG": "C.UTF-8"}
 # Where the agent could lay something out for the verifier to find.
 LOG_DIRS = ("/logs/agent", "/logs/verifier", "/logs/artifacts")
@@ -38,7 +39,7 @@ TRUSTED_TARGETS = ("/tests", "/solution", "/logs/verifier")
 _numbers = itertools.count(1)
 
 
-class BubblewrapEnvironment(BaseEnvironment):
+class BubblewrapEnvironment(Filtered, BaseEnvironment):
     def __init__(
         self,
         *args: Any,
@@ -63,6 +64,7 @@ class BubblewrapEnvironment(BaseEnvironment):
         self.host = None  # there is one
         self.leftovers: list[str] = []
         self.refused_links: list[str] = []
+        self.left_out: list[str] = []
         if kwargs.get("agent_runtime_image"):
             raise fail(
                 "SWERL-T024",
@@ -154,7 +156,7 @@ class BubblewrapEnvironment(BaseEnvironment):
             if self._changes_only:
                 await self._forget_history()
                 await self.sandbox.channel.baseline(self.workdir)
-        except (SandboxDied, SandboxRefused) as error:
+        except (SandboxDied, SandboxRefused, SandboxExhausted) as error:
             await self.stop(delete=True)
             raise SandboxBuildFailedError(f"the task's files do not fit into its sandbox: {error}") from error
         except BaseException:
@@ -212,7 +214,7 @@ class BubblewrapEnvironment(BaseEnvironment):
 
     async def prepare_grading(self) -> None:
         """End what the agent left running, and empty the places that a verifier in this sandbox is about to read and write."""
-        with self._blamed(for_any_refusal=True):
+        async with self._blamed(refusals=True):
             self.leftovers += await self.sandbox.channel.quiesce()
             if not self._changes_only:  # else the verifier works in another sandbox
                 await self.sandbox.channel.wipe(*TRUSTED_TARGETS)
@@ -220,10 +222,15 @@ class BubblewrapEnvironment(BaseEnvironment):
     async def quiesce(self) -> list[str]:
         return await self.sandbox.channel.quiesce()
 
-    async def changes(self, target: Path, limit_bytes: int) -> tree.Received:
+    async def changes(self, target: Path, limit_bytes: int) -> Received:
         """The agent's work since `start`, written below ``target``. Only with ``changes_only``."""
-        with self._blamed(for_any_refusal=True):
-            return await self.sandbox.channel.changes(self.workdir, target, limit_bytes)
+        async with self._blamed(refusals=True):
+            return await self.sandbox.channel.changes(self.workdir, target, Bounds(limit_bytes, limit_bytes))
+
+    async def lay(self, received: Path, links: Sequence[tuple[str, str]]) -> None:
+        """Put what came out of another sandbox, and its links, into the working directory."""
+        async with self._blamed():
+            await self.sandbox.channel.upload(received, self.workdir, links)
 
     async def remove(self, paths: Sequence[str]) -> None:
         """Remove paths below the working directory (a task's file that the agent removed)."""
@@ -254,27 +261,28 @@ class BubblewrapEnvironment(BaseEnvironment):
         emit = self._output_callback()
         output = None if emit is None else (lambda data, stream: emit(data.decode(errors="replace"), stream))
         try:
-            with self._blamed():
+            async with self._blamed():
                 return await self.sandbox.channel.run(command, cwd, {**BASE_ENV, **self._build.env, **env}, timeout_s, KEPT_BYTES, output)
         except SandboxRefused as error:  # process 1 could not fork: what a shell at its limit would say
             return Finished(126, b"", str(error).encode(), timed_out=False, truncated=False)
 
     async def upload_file(self, source_path: Path | str, target_path: str) -> None:
-        with self._blamed():
+        async with self._blamed():
             await self.sandbox.channel.upload(Path(source_path), str(target_path))
 
     async def upload_dir(self, source_dir: Path | str, target_dir: str) -> None:
         if not Path(source_dir).is_dir():
             raise NotADirectoryError(str(source_dir))
-        with self._blamed():
+        async with self._blamed():
             await self.sandbox.channel.upload(Path(source_dir), str(target_dir))
 
     async def download_file(self, source_path: str, target_path: Path | str) -> None:
-        await self.sandbox.channel.download(str(source_path), Path(target_path), single=True, limit_bytes=DOWNLOAD_BYTES)
+        await self.sandbox.channel.download(str(source_path), Path(target_path), single=True, bounds=USUAL)
 
     async def download_dir(self, source_dir: str, target_dir: Path | str) -> None:
-        got = await self.sandbox.channel.download(str(source_dir), Path(target_dir), single=False, limit_bytes=DOWNLOAD_BYTES)
+        got = await self.sandbox.channel.download(str(source_dir), Path(target_dir), single=False, bounds=LOG_BOUNDS)
         self.refused_links += got.refused
+        self.left_out += got.left_out
 
     async def is_dir(self, path: str, user: str | int | None = None) -> bool:
         return await self.sandbox.channel.kind(str(path)) == "d"
@@ -282,19 +290,19 @@ class BubblewrapEnvironment(BaseEnvironment):
     async def is_file(self, path: str, user: str | int | None = None) -> bool:
         return await self.sandbox.channel.kind(str(path)) == "f"
 
-    @contextlib.contextmanager
-    def _blamed(self, for_any_refusal: bool = False) -> Iterator[None]:
-        """Tell apart what the agent did to its sandbox from what happened to it. After the agent's turn process 1 does what it is asked
-        unless the agent has made that impossible (``for_any_refusal``)."""
+    @contextlib.asynccontextmanager
+    async def _blamed(self, refusals: bool = False) -> AsyncIterator[None]:
+        """Say what ended a sandbox, by what the host knows of it. After the agent's turn process 1 does what it is asked unless the agent
+        has made that impossible: then ``refusals`` are its doing too."""
         try:
             yield
         except SandboxDied as error:
             if self.sandbox.out_of_memory():
                 raise SandboxExhausted("the sandbox ended for lack of memory") from error
+            if await self.sandbox.killed_from_outside():
+                raise SandboxKilled("the sandbox was killed by something outside of it") from error
             raise
         except SandboxRefused as error:
-            if any(
-                words in str(error) for words in ("No space left", "Cannot allocate memory", "survive SIGKILL", "bytes below", "recursion")
-            ):
-                raise SandboxExhausted(f"the sandbox has no room for what the trial needs: {error}") from error
+            if refusals:
+                raise SandboxExhausted(f"the agent's sandbox can no longer do what the trial needs: {error}") from error
             raise

@@ -26,13 +26,14 @@ from harbor.environments.docker import docker as harbor
 from harbor.models.task.config import NetworkMode, NetworkPolicy
 
 from swerl.trials.sandboxes import engine
-from swerl.trials.sandboxes.foreign import Foreign
-from swerl.trials.sandboxes.gradable import ImagePullFailed, SandboxExhausted
+from swerl.trials.sandboxes.foreign import Foreign, as_root, too_long
+from swerl.trials.sandboxes.gradable import LOG_BOUNDS, ImagePullFailed, SandboxExhausted
 from swerl.trials.sandboxes.netns import listen_inside, refused
+from swerl.trials.sandboxes.received import USUAL, Bounds, Received, read_file
 from swerl.trials.sandboxes.relay import Relay
-from swerl.trials.sandboxes.tree import Received, UnsafeEntry, unpack
+from swerl.trials.sandboxes.tree import UnsafeEntry, unpack
 
-DOWNLOAD_BYTES = 64 << 20
+TRANSFER_S = 300.0
 # What the client says of a failure of the engine's, and what a failed pull reads like.
 _ENGINES_WORDS = (b"Error response from daemon", b"No such container", b"Cannot connect to the Docker daemon", b"error during connect")
 _PULLING = ("pull access denied", "manifest unknown", "manifest for", "No such image", "failed to resolve", "registry", "lookup ")
@@ -111,16 +112,21 @@ class DockerEnvironment(Foreign, harbor.DockerEnvironment):
         """Nothing: it would stop every other trial for the time of a docker command, and `engine.require` has asked the engine."""
 
     async def _find_container(self) -> None:
-        project = harbor._sanitize_docker_compose_project_name(self.session_id)
-        labels = ("project=" + project, "service=main")
-        filters = [part for label in labels for part in ("--filter", f"label=com.docker.compose.{label}")]
-        found = (await self._engine("ps", "--quiet", "--no-trunc", *filters)).split()
-        if len(found) != 1:
-            raise ContainerNotStarted(f"{project} has {len(found)} main containers")
-        self._container = found[0]
+        self._container = await self._container_of("main")
         self._pid, _, self._workdir = (
             (await self._engine("inspect", "--format", "{{.State.Pid}} {{.Config.WorkingDir}}", self._container)).strip().partition(" ")
         )
+
+    async def _container_of(self, service: str) -> str:
+        if service == "main" and self._container:
+            return self._container
+        project = harbor._sanitize_docker_compose_project_name(self.session_id)
+        labels = (f"project={project}", f"service={service}")
+        filters = [part for label in labels for part in ("--filter", f"label=com.docker.compose.{label}")]
+        found = (await self._engine("ps", "--all", "--quiet", "--no-trunc", *filters)).split()
+        if len(found) != 1:
+            raise ContainerNotStarted(f"{project} has {len(found)} containers of the service {service}")
+        return found[0]
 
     async def _let_in(self, gateway: str) -> None:
         host, _, port = gateway.rpartition(":")
@@ -176,6 +182,8 @@ class DockerEnvironment(Foreign, harbor.DockerEnvironment):
         timeout_sec: int | None = None,
         user: str | int | None = None,
     ) -> ExecResult:
+        if too_long(command):
+            return ExecResult(stdout="", stderr="bash: Argument list too long", return_code=126)
         line = ["bash", "-c", command]
         if timeout_sec:
             line = ["timeout", "-s", "KILL", str(timeout_sec), *line]
@@ -199,27 +207,27 @@ class DockerEnvironment(Foreign, harbor.DockerEnvironment):
     async def upload_file(self, source_path: Path | str, target_path: str) -> None:
         name = PurePosixPath(target_path).name if not str(target_path).endswith("/") else Path(source_path).name
         into = str(PurePosixPath(target_path).parent if not str(target_path).endswith("/") else target_path)
-        await self._put(lambda tar: _add(tar, Path(source_path), f"{into.strip('/')}/{name}".lstrip("/")))
+        await self.put(lambda tar, below: _add(tar, Path(source_path), f"{below}{name}"), into)
 
     async def upload_dir(self, source_dir: Path | str, target_dir: str) -> None:
-        source, into = Path(source_dir), str(target_dir).strip("/")
+        source = Path(source_dir)
         if not source.is_dir():
             raise NotADirectoryError(str(source_dir))
 
-        def fill(tar: tarfile.TarFile) -> None:
+        def fill(tar: tarfile.TarFile, below: str) -> None:
             for path in sorted(source.rglob("*")):
-                _add(tar, path, f"{into}/{path.relative_to(source).as_posix()}".lstrip("/"))
+                _add(tar, path, f"{below}{path.relative_to(source).as_posix()}")
 
         if not any(source.iterdir()):
-            await self.raw(["mkdir", "-p", f"/{into}"], io.BytesIO(), 0)
+            await self.raw(["mkdir", "-p", f"/{str(target_dir).strip('/')}"], io.BytesIO(), 0)
             return
-        await self._put(fill)
+        await self.put(fill, str(target_dir))
 
-    async def _put(self, fill: Callable[[tarfile.TarFile], None]) -> None:
+    async def put(self, fill: Callable[[tarfile.TarFile, str], None], target: str) -> None:
         """Unpacked by the engine, as root's, from the container's root: directories on the way are made, and links lead nowhere else."""
         with tempfile.TemporaryFile() as archive:
             with tarfile.open(fileobj=archive, mode="w") as tar:
-                fill(tar)
+                fill(tar, f"{target.strip('/')}/".lstrip("/"))
             archive.seek(0)
             done = await engine.run(["cp", "-", f"{self._container}:/"], stdin=archive)
         if done.code != 0:
@@ -227,37 +235,50 @@ class DockerEnvironment(Foreign, harbor.DockerEnvironment):
             raise RuntimeError(f"upload into container {self._container[:12]}: {done.stderr.decode(errors='replace').strip()[-300:]}")
 
     async def download_file(self, source_path: str, target_path: Path | str) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            await self._get(str(source_path), Path(folder))
-            found = Path(folder) / PurePosixPath(source_path).name
-            if found.is_symlink() or not found.is_file():
-                raise RuntimeError(f"{source_path} in container {self._container[:12]} is not a regular file")
-            Path(target_path).parent.mkdir(parents=True, exist_ok=True)
-            Path(target_path).write_bytes(found.read_bytes())
+        await self._get_file(self._container, str(source_path), Path(target_path))
 
     async def download_dir(self, source_dir: str, target_dir: Path | str) -> None:
-        received = await self._get(f"{str(source_dir).rstrip('/')}/.", Path(target_dir))
-        self.refused_links += received.refused
+        await self._get_dir(self._container, str(source_dir), Path(target_dir))
 
-    async def _get(self, source: str, target: Path) -> Received:
+    async def service_download_file(self, source_path: str, target_path: Path | str, *, service: str | None = None) -> None:
+        await self._get_file(await self._container_of(service or "main"), str(source_path), Path(target_path))
+
+    async def service_download_dir(self, source_dir: str, target_dir: Path | str, *, service: str | None = None) -> None:
+        await self._get_dir(await self._container_of(service or "main"), str(source_dir), Path(target_dir))
+
+    async def _get_file(self, container: str, source: str, target: Path) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            await self._get(container, source, Path(folder), USUAL, cut=False)
+            data = await asyncio.to_thread(read_file, Path(folder), PurePosixPath(source).name, USUAL.total_bytes)
+            if data is None:
+                raise RuntimeError(f"{source} in container {container[:12]} is not a regular file")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            await asyncio.to_thread(target.write_bytes, data)
+
+    async def _get_dir(self, container: str, source: str, target: Path) -> None:
+        received = await self._get(container, f"{source.rstrip('/')}/.", target, LOG_BOUNDS, cut=True)
+        self.refused_links += received.refused
+        self.left_out += received.left_out
+
+    async def _get(self, container: str, source: str, target: Path, bounds: Bounds, cut: bool) -> Received:
+        """What the engine packs itself: no program of the agent's takes part."""
         with tempfile.TemporaryFile() as archive:
             try:
-                done = await engine.run(["cp", f"{self._container}:{source}", "-"], into=archive, limit_bytes=DOWNLOAD_BYTES)
+                getting = engine.run(["cp", f"{container}:{source}", "-"], into=archive, limit_bytes=bounds.total_bytes)
+                done = await asyncio.wait_for(getting, TRANSFER_S)
             except engine.TooMuch as error:
-                raise UnsafeEntry(f"{source} holds {error}") from error
-            if done.code != 0:
-                await self._blame()
-                raise RuntimeError(f"download of {source}: {done.stderr.decode(errors='replace').strip()[-300:]}")
+                if not cut:
+                    raise UnsafeEntry(f"{source} holds {error}") from error
+                self.left_out.append(f"what is beyond {bounds.total_bytes >> 20} MiB below {source}")
+            else:
+                if done.code != 0:
+                    await self._blame()
+                    raise RuntimeError(f"download of {source}: {done.stderr.decode(errors='replace').strip()[-300:]}")
             archive.seek(0)
-            return unpack(archive, target)
+            return await asyncio.to_thread(unpack, archive, target, bounds, cut)
 
 
 def _add(tar: tarfile.TarFile, path: Path, name: str) -> None:
-    def as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
-        member.uid = member.gid = 0
-        member.uname = member.gname = ""
-        return member
-
     tar.add(path, arcname=name, recursive=False, filter=as_root)
 
 

@@ -8,28 +8,33 @@ what the agent handed in. Names with line breaks and everything below a `.git` a
 
 from __future__ import annotations
 
+import asyncio
 import io
 import tarfile
 import tempfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from harbor.models.task.config import NetworkMode
 
 from swerl.errors import fail
+from swerl.trials.sandboxes.filtered import Filtered
 from swerl.trials.sandboxes.gradable import FORGET_HISTORY, SandboxExhausted
 from swerl.trials.sandboxes.leftovers import EMPTY_TRUSTED, END_OTHERS, SNAPSHOT
-from swerl.trials.sandboxes.tree import Received, Unpacker, UnsafeEntry, from_tar
+from swerl.trials.sandboxes.received import Bounds, Received, files
+from swerl.trials.sandboxes.tree import UnsafeEntry, unpack
 
 LIST = "cd \"$0\" && find . -xdev -name .git -prune -o ! -type d ! -path '*\n*' -exec stat -c '%i %s %f %z|%n' {} +"  # names are relative
 REMOVE = 'cd "$0" && while IFS= read -r name; do rm -rf -- "./$name" || exit 1; done < "$1"'
 LISTING_BYTES = 64 << 20
+HANDOVER_S = 300.0  # for one command of ours in a sandbox that an agent has been in
 
 
-class Foreign(ABC):
+class Foreign(Filtered, ABC):
     """Mixin for an environment of Harbor whose options name ``network`` and ``changes_only``."""
 
     session_id: str
@@ -45,12 +50,17 @@ class Foreign(ABC):
         self.host: str | None = None
         self.leftovers: list[str] = []
         self.refused_links: list[str] = []
+        self.left_out: list[str] = []
         super().__init__(*args, **kwargs)
 
     @abstractmethod
     async def raw(self, line: Sequence[str], into: BinaryIO, limit_bytes: int) -> tuple[int, bytes]:
         """Run one command as root with its stdout written to ``into`` (at most ``limit_bytes``, else UnsafeEntry): exit code and stderr.
         Raises for what is not the command's doing."""
+
+    @abstractmethod
+    async def put(self, fill: Callable[[tarfile.TarFile, str], None], target: str) -> None:
+        """Unpack below ``target`` what ``fill`` adds to an archive, each name behind the prefix it is given."""
 
     @abstractmethod
     async def upload_file(self, source_path: Path | str, target_path: str) -> None:
@@ -93,33 +103,45 @@ class Foreign(ABC):
     async def changes(self, target: Path, limit_bytes: int) -> Received:
         """The agent's work since the start, below ``target``. UnsafeEntry when it cannot be taken out."""
         listing = io.BytesIO()
-        code, said = await self.raw(["sh", "-c", LIST, self.workdir], listing, LISTING_BYTES)
+        code, said = await self._ours(["sh", "-c", LIST, self.workdir], listing, LISTING_BYTES)
         if code != 0:
             raise UnsafeEntry(f"the working directory cannot be listed: {said[-200:].decode(errors='replace')}")
         before, now = _parse(zlib.decompress(self._baseline)), _parse(listing.getvalue())
         changed = sorted(name for name, state in now.items() if before.get(name) != state)
-        gone = sorted(before.keys() - now.keys())
-        unpacker = Unpacker(target, single=False)
+        received = Received((), (), (), ())
+        if changed:
+            with tempfile.TemporaryFile() as archive:
+                await self._archive(changed, archive, limit_bytes)
+                bounds = Bounds(limit_bytes, limit_bytes)
+                received = await asyncio.to_thread(unpack, archive, target, bounds, known=before.__contains__)
+        return replace(received, gone=tuple(sorted(before.keys() - now.keys())))
+
+    async def _ours(self, line: Sequence[str], into: BinaryIO, limit_bytes: int) -> tuple[int, bytes]:
+        """`raw` after the agent's turn: the programs may be the agent's by then, and one that never ends is its doing."""
         try:
-            if changed:
-                with tempfile.TemporaryFile() as archive:
-                    await self._archive(changed, archive, limit_bytes)
-                    with tarfile.open(fileobj=archive) as tar:
-                        for chunk in from_tar(tar, before.__contains__):
-                            unpacker.feed(chunk)
-            received = unpacker.close()
-        except (tarfile.TarError, ValueError) as error:
-            raise error if isinstance(error, UnsafeEntry) else UnsafeEntry(f"the archive of the work is not whole: {error}") from error
-        finally:
-            unpacker.abort()
-        return Received(received.written, received.known, tuple(gone), received.refused)
+            return await asyncio.wait_for(self.raw(line, into, limit_bytes), HANDOVER_S)
+        except TimeoutError as error:
+            raise SandboxExhausted(f"{line[0]} did not end within {HANDOVER_S:.0f} s in the agent's sandbox") from error
+
+    async def lay(self, received: Path, links: Sequence[tuple[str, str]]) -> None:
+        """Put what came out of another sandbox, and its links, into the working directory."""
+
+        def fill(tar: tarfile.TarFile, below: str) -> None:
+            for name, _ in files(received):
+                tar.add(received / name, f"{below}{name}", filter=as_root)
+            for name, target in links:
+                member = tarfile.TarInfo(f"{below}{name}")
+                member.type, member.linkname = tarfile.SYMTYPE, target
+                tar.addfile(member)
+
+        await self.put(fill, self.workdir)
 
     async def _archive(self, names: Sequence[str], into: BinaryIO, limit_bytes: int) -> None:
         with tempfile.NamedTemporaryFile() as listed:
             listed.write("".join(f"./{name}\n" for name in names).encode(errors="surrogateescape"))
             listed.flush()
             await self.upload_file(listed.name, "/.swerl-names")
-        code, said = await self.raw(["tar", "-c", "-f", "-", "-C", self.workdir, "-T", "/.swerl-names"], into, limit_bytes)
+        code, said = await self._ours(["tar", "-c", "-f", "-", "-C", self.workdir, "-T", "/.swerl-names"], into, limit_bytes)
         if code != 0:
             raise UnsafeEntry(f"the work cannot be packed: {said[-200:].decode(errors='replace')}")
         into.seek(0)
@@ -139,7 +161,7 @@ class Foreign(ABC):
     async def quiesce(self) -> list[str]:
         """End every process but the sandbox's own; their command lines."""
         ended = io.BytesIO()
-        code, said = await self.raw(["sh", "-c", END_OTHERS, self._processes], ended, 1 << 20)
+        code, said = await self._ours(["sh", "-c", END_OTHERS, self._processes], ended, 1 << 20)
         if code != 0:
             raise SandboxExhausted(f"what the agent left running cannot be ended: {said[-200:].decode(errors='replace')}")
         return [line[:200] for line in ended.getvalue().decode(errors="replace").splitlines() if line.strip()]
@@ -148,7 +170,7 @@ class Foreign(ABC):
         """End what the agent left running, and empty the places that a verifier in this sandbox is about to read and write."""
         self.leftovers += await self.quiesce()
         if not self.changes_only:
-            await self.raw(["sh", "-c", EMPTY_TRUSTED], io.BytesIO(), 1 << 20)
+            await self._ours(["sh", "-c", EMPTY_TRUSTED], io.BytesIO(), 1 << 20)
 
     def sibling(self, session_id: str) -> Self:
         """A fresh sandbox of the same task, not started: where the work is graded. It has a network only where the run's is public."""
@@ -156,6 +178,17 @@ class Foreign(ABC):
         network = "public" if self.network == "public" else "none"
         changes = {"session_id": session_id, "network": network, "gateway": None, "changes_only": False}
         return type(self)(*args, **{**kwargs, **changes})
+
+
+def too_long(command: str) -> bool:
+    """Whether no kernel starts a program with this argument (MAX_ARG_STRLEN): here, on the client's command line, or inside."""
+    return len(command.encode(errors="surrogateescape")) >= 128 << 10
+
+
+def as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    return member
 
 
 def _parse(listing: bytes) -> dict[str, str]:

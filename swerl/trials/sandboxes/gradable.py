@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from swerl.trials.sandboxes.tree import Received
+from swerl.trials.sandboxes.received import Bounds, Received
+
+LOG_BOUNDS = Bounds(file_bytes=16 << 20)  # of a directory of logs or results; what is over it is left out, and named
 
 FORGET_HISTORY = (
     "[ -e .git ] || exit 0; set -e; rm -rf .git; command -v git >/dev/null || exit 0; git init -q; git add -A;"
@@ -16,6 +18,10 @@ FORGET_HISTORY = (
 
 class SandboxExhausted(RuntimeError):
     """The agent brought its sandbox down, or used up what it had (memory, processes, disk, inodes), and the trial cannot go on in it."""
+
+
+class SandboxKilled(RuntimeError):
+    """Something outside ended the sandbox: the host, the engine's operator, its lack of memory. Nothing that is inside can have done it."""
 
 
 class ImagePullFailed(RuntimeError):
@@ -33,6 +39,7 @@ class Gradable(Protocol):
     default_user: str | int | None
     leftovers: list[str]
     refused_links: list[str]
+    left_out: list[str]
 
     @property
     def changes_only(self) -> bool: ...
@@ -42,5 +49,6 @@ class Gradable(Protocol):
     async def prepare_grading(self) -> None: ...
     async def changes(self, target: Path, limit_bytes: int) -> Received: ...
     async def remove(self, paths: Sequence[str]) -> None: ...
+    async def lay(self, received: Path, links: Sequence[tuple[str, str]]) -> None: ...
     async def quiesce(self) -> list[str]: ...
     def sibling(self, session_id: str) -> Any: ...

@@ -35,12 +35,12 @@ from websocket import WebSocketException
 
 from swerl.errors import fail
 from swerl.trials.sandboxes.cluster import BUSY, LABEL, NETWORK_LABEL, PATIENCE_S, ClusterAway, Patient, configuration, policy
-from swerl.trials.sandboxes.foreign import Foreign
-from swerl.trials.sandboxes.gradable import ImagePullFailed, SandboxExhausted
-from swerl.trials.sandboxes.tree import Received, UnsafeEntry, unpack
+from swerl.trials.sandboxes.foreign import Foreign, too_long
+from swerl.trials.sandboxes.gradable import LOG_BOUNDS, ImagePullFailed, SandboxExhausted
+from swerl.trials.sandboxes.received import USUAL, Bounds, Received, read_file
+from swerl.trials.sandboxes.tree import UnsafeEntry, unpack
 
 KEPT_BYTES = 8 << 20  # of each stream of one command; more is read and dropped
-DOWNLOAD_BYTES = 64 << 20
 _CHUNK = 1 << 20
 # A command of an agent occupies a thread for as long as it runs; the loop's own pool has six on two cores.
 _threads = ThreadPoolExecutor(2048, thread_name_prefix="pods")
@@ -185,6 +185,8 @@ class KubernetesEnvironment(Foreign, ACKEnvironment):
     ) -> ExecResult:
         await self._ensure_client()
         who, where = self._resolve_user(user), cwd or self.task_env_config.workdir
+        if too_long(command):
+            return ExecResult(stdout="", stderr="bash: Argument list too long", return_code=126)
         line = ["bash", "-c", command]
         if timeout_sec:
             line = ["timeout", "-s", "KILL", str(timeout_sec), *line]
@@ -276,6 +278,8 @@ class KubernetesEnvironment(Foreign, ACKEnvironment):
             pod = self._core_api.read_namespaced_pod(self.pod_name, self.namespace)
         except ApiException:
             return PodGone(f"pod {self.pod_name} is gone")
+        if pod.status.reason == "Evicted" and "exceed" in (pod.status.message or ""):  # the kubelet's words: more than the pod's own limit
+            return SandboxExhausted(f"the pod was evicted: {pod.status.message[:300]}")
         for state in pod.status.container_statuses or []:
             if state.state and state.state.terminated and pod.status.reason is None:  # an eviction or a deadline has a reason
                 return SandboxExhausted(f"the pod's container ended: {state.state.terminated.reason} ({state.state.terminated.exit_code})")
@@ -283,23 +287,23 @@ class KubernetesEnvironment(Foreign, ACKEnvironment):
 
     async def upload_file(self, source_path: Path | str, target_path: str) -> None:
         target = PurePosixPath(target_path)
-        await self._put(lambda tar: tar.add(source_path, arcname=target.name), str(target.parent))
+        await self.put(lambda tar, _: tar.add(source_path, arcname=target.name), str(target.parent))
 
     async def upload_dir(self, source_dir: Path | str, target_dir: str) -> None:
         if not Path(source_dir).is_dir():
             raise NotADirectoryError(str(source_dir))
 
-        def fill(tar: tarfile.TarFile) -> None:
+        def fill(tar: tarfile.TarFile, _: str) -> None:
             for item in sorted(Path(source_dir).iterdir()):
                 tar.add(item, arcname=item.name)
 
-        await self._put(fill, str(target_dir))
+        await self.put(fill, str(target_dir))
 
-    async def _put(self, fill: Callable[[tarfile.TarFile], None], target: str) -> None:
+    async def put(self, fill: Callable[[tarfile.TarFile, str], None], target: str) -> None:
         await self._ensure_client()
         with tempfile.NamedTemporaryFile(suffix=".tar") as archive:
             with tarfile.open(archive.name, "w") as tar:
-                fill(tar)
+                fill(tar, "")
             line = ["sh", "-c", 'mkdir -p "$0" && tar -x --no-same-owner -f - -C "$0"', target]
             code, _, said = await _in_thread(self._command, line, Path(archive.name), None, 0)
         if code != 0:
@@ -308,24 +312,32 @@ class KubernetesEnvironment(Foreign, ACKEnvironment):
     async def download_file(self, source_path: str, target_path: Path | str) -> None:
         source, target = PurePosixPath(source_path), Path(target_path)
         with tempfile.TemporaryDirectory() as folder:
-            await self._get(["tar", "-c", "-f", "-", "-C", str(source.parent), "--", source.name], Path(folder), str(source))
-            found = Path(folder) / source.name
-            if found.is_symlink() or not found.is_file():
+            line = ["tar", "-c", "-f", "-", "-C", str(source.parent), "--", source.name]
+            await self._get(line, Path(folder), str(source), USUAL, cut=False)
+            data = await asyncio.to_thread(read_file, Path(folder), source.name, USUAL.total_bytes)
+            if data is None:
                 raise RuntimeError(f"{source_path} in pod {self.pod_name} is not a regular file")
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(found.read_bytes())
+            await asyncio.to_thread(target.write_bytes, data)
 
     async def download_dir(self, source_dir: str, target_dir: Path | str) -> None:
-        received = await self._get(["tar", "-c", "-f", "-", "-C", str(source_dir), "."], Path(target_dir), str(source_dir))
+        line = ["tar", "-c", "-f", "-", "-C", str(source_dir), "."]
+        received = await self._get(line, Path(target_dir), str(source_dir), LOG_BOUNDS, cut=True)
         self.refused_links += received.refused
+        self.left_out += received.left_out
 
-    async def _get(self, line: list[str], into: Path, what: str) -> Received:
+    async def _get(self, line: list[str], into: Path, what: str, bounds: Bounds, cut: bool) -> Received:
         with tempfile.TemporaryFile() as archive:
-            code, said = await self.raw(line, archive, DOWNLOAD_BYTES)
-            if code != 0:
-                raise RuntimeError(f"download of {what} from pod {self.pod_name}: {said[-300:].decode(errors='replace')}")
+            try:
+                code, said = await self._ours(line, archive, bounds.total_bytes)
+                if code not in ((0, 1) if cut else (0,)):  # 1: a file changed while it was read
+                    raise RuntimeError(f"download of {what} from pod {self.pod_name}: {said[-300:].decode(errors='replace')}")
+            except UnsafeEntry:
+                if not cut:
+                    raise
+                self.left_out.append(f"what is beyond {bounds.total_bytes >> 20} MiB below {what}")
             archive.seek(0)
-            return await _in_thread(unpack, archive, into)
+            return await asyncio.to_thread(unpack, archive, into, bounds, cut)
 
 
 class _Held:

@@ -67,6 +67,12 @@ class Sandbox:
             self.oom_kills = max(self.oom_kills, self.group.oom_kills())
         return self.oom_kills > 0
 
+    async def killed_from_outside(self) -> bool:
+        """Whether process 1 was killed, and not for its group's memory: from inside no signal reaches it. Unknown (False) where there are
+        no groups, because then the memory may have been the sandbox's."""
+        ended = await _wait(self.process, 2.0)
+        return ended and bool(self.group.paths) and not self.out_of_memory() and self.process.returncode in (-9, 128 + 9)
+
     async def stop(self) -> None:
         if self.stopped:
             return

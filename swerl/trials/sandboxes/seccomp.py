@@ -28,7 +28,7 @@ SOCKET_FAMILIES = (1, 2, 10, 16)
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One architecture: its audit number, the calls refused by name, and the three whose arguments are read."""
+    """One architecture: its audit number, the calls refused by name, and the four whose arguments are read."""
 
     audit_arch: int
     denied: dict[str, int]
@@ -36,6 +36,7 @@ class Machine:
     clone3: int
     socket: int
     ioctl: int
+    prlimit: int
     x32_bit: int | None
 
 
@@ -63,8 +64,8 @@ _AARCH64_DENIED = {
 }  # fmt: skip
 
 MACHINES = {
-    "x86_64": Machine(0xC000003E, _X86_64_DENIED, clone=56, clone3=435, socket=41, ioctl=16, x32_bit=0x40000000),
-    "aarch64": Machine(0xC00000B7, _AARCH64_DENIED, clone=220, clone3=435, socket=198, ioctl=29, x32_bit=None),
+    "x86_64": Machine(0xC000003E, _X86_64_DENIED, clone=56, clone3=435, socket=41, ioctl=16, prlimit=302, x32_bit=0x40000000),
+    "aarch64": Machine(0xC00000B7, _AARCH64_DENIED, clone=220, clone3=435, socket=198, ioctl=29, prlimit=261, x32_bit=None),
 }
 
 
@@ -108,6 +109,7 @@ def program(arch: str | None = None) -> bytes:
     asm.emit(_JEQ, machine.clone3, "enosys", None)
     asm.emit(_JEQ, machine.socket, "socket", None)
     asm.emit(_JEQ, machine.ioctl, "ioctl", None)
+    asm.emit(_JEQ, machine.prlimit, "prlimit", None)
     for number in sorted(machine.denied.values()):
         asm.emit(_JEQ, number, "deny", None)
     asm.emit(_RET, _ALLOW)
@@ -123,6 +125,9 @@ def program(arch: str | None = None) -> bytes:
     asm.emit(_LD, _ARG1)
     asm.emit(_JEQ, TIOCSTI, "deny", None)
     asm.emit(_JEQ, TIOCLINUX, "deny", "allow")
+    asm.label("prlimit")  # process 1 is ours: a limit of processor time would end it as no signal from inside can
+    asm.emit(_LD, _ARG0)
+    asm.emit(_JEQ, 1, "deny", "allow")
     asm.label("allow")
     asm.emit(_RET, _ALLOW)
     asm.label("deny")

@@ -1,7 +1,8 @@
 """The runner's end of a sandbox's socket: request and answer by id, output streamed as it comes. See `inside` for the frames.
 
 `Channel` belongs to one event loop. Every method raises `SandboxDied` when the sandbox ends first and `SandboxRefused` when process 1
-answers with a failure. Cancelling `run` kills the command's process group inside before the cancellation goes on.
+answers with a failure or, to anything but a command, not at all within `ANSWER_S`. Cancelling `run` kills the command's process group
+inside before the cancellation goes on. Files are read and written in threads.
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from swerl.trials.sandboxes import tree
+from swerl.trials.sandboxes.received import Bounds, Received
 
 _HEAD = struct.Struct("<IIc")
 _MAX_FRAME = 1 << 24
+_BATCH = 1 << 18  # of what comes out, between two visits to the disk
+ANSWER_S = 120.0
 Output = Callable[[bytes, str], Awaitable[None]]
 
 
@@ -42,11 +46,11 @@ class Finished:
 class _Pending:
     """What one request has received so far."""
 
-    __slots__ = ("done", "output", "queue", "stderr", "stdout", "unpacker")
+    __slots__ = ("data", "done", "output", "stderr", "stdout", "unpacker")
 
     def __init__(self, done: asyncio.Future[bytes], output: Output | None = None, unpacker: tree.Unpacker | None = None):
         self.done, self.output, self.unpacker = done, output, unpacker
-        self.stdout, self.stderr = bytearray(), bytearray()
+        self.stdout, self.stderr, self.data = bytearray(), bytearray(), bytearray()
 
 
 class Channel:
@@ -87,45 +91,48 @@ class Channel:
             self._pending.pop(ident, None)
         return Finished(code if code >= 0 else 128 - code, bytes(pending.stdout), bytes(pending.stderr), bool(timed_out), bool(truncated))
 
-    async def upload(self, source: Path, target: str) -> None:
+    async def upload(self, source: Path, target: str, links: Iterable[tuple[str, str]] = ()) -> None:
+        """``source`` to ``target``, and below it ``links`` (name, target)."""
         ident, pending = self._open()
         try:
             self._send(ident, b"U", ("d" if source.is_dir() else "f").encode() + b"\0" + target.encode(errors="surrogateescape"))
-            batch = bytearray()
-            for piece in tree.pack(source):
-                batch += piece
-                if len(batch) >= 1 << 18:
-                    self._send(ident, b"D", bytes(batch))
-                    batch.clear()
-                    await self._writer.drain()
-                    if pending.done.done():
-                        break
-            if batch:
-                self._send(ident, b"D", bytes(batch))
+            pieces = tree.pack(source, links)
+            while (batch := await asyncio.to_thread(_batch, pieces)) and not pending.done.done():
+                self._send(ident, b"D", batch)
+                await self._writer.drain()
             self._send(ident, b"E")
-            await pending.done
+            await self._answer(pending)
         finally:
             self._pending.pop(ident, None)
 
-    async def download(self, source: str, target: Path, single: bool, limit_bytes: int) -> tree.Received:
-        """UnsafeEntry when the sandbox offers something that would leave ``target``; nothing is written through it."""
-        return await self._receive(b"f" if single else b"d", source, tree.Unpacker(target, single), limit_bytes)
+    async def download(self, source: str, target: Path, single: bool, bounds: Bounds) -> Received:
+        """One file, or a directory of which what is over a bound is left out. UnsafeEntry when the sandbox offers something that would
+        leave ``target``; nothing is written through it."""
+        return await self._receive(b"f" if single else b"d", source, tree.Unpacker(target, single, bounds, cut=not single), bounds)
 
-    async def changes(self, directory: str, target: Path, limit_bytes: int) -> tree.Received:
-        """What differs from the baseline of ``directory``: new and changed entries below ``target``, the rest as names."""
-        return await self._receive(b"c", directory, tree.Unpacker(target, single=False), limit_bytes)
+    async def changes(self, directory: str, target: Path, bounds: Bounds) -> Received:
+        """What differs from the baseline of ``directory``: new and changed entries below ``target``, the rest as names. SandboxRefused or
+        UnsafeEntry when that is over a bound."""
+        return await self._receive(b"c", directory, tree.Unpacker(target, False, bounds), bounds)
 
-    async def _receive(self, kind: bytes, source: str, unpacker: tree.Unpacker, limit_bytes: int) -> tree.Received:
+    async def _receive(self, kind: bytes, source: str, unpacker: tree.Unpacker, bounds: Bounds) -> Received:
         ident, pending = self._open(unpacker=unpacker)
-        self._send(ident, b"G", b"\0".join((kind, source.encode(errors="surrogateescape"), str(limit_bytes).encode())))
+        limits = (str(limit).encode() for limit in (bounds.total_bytes, bounds.file_bytes, bounds.depth))
+        self._send(ident, b"G", b"\0".join((kind, source.encode(errors="surrogateescape"), *limits)))
         try:
-            await pending.done
-            return unpacker.close()
+            await self._answer(pending)
+            return await asyncio.to_thread(_finish, unpacker, pending.data)
         except BaseException:
             unpacker.abort()
             raise
         finally:
             self._pending.pop(ident, None)
+
+    async def _answer(self, pending: _Pending) -> bytes:
+        try:
+            return await asyncio.wait_for(pending.done, ANSWER_S)
+        except TimeoutError as error:
+            raise SandboxRefused(f"no answer within {ANSWER_S:.0f} s") from error
 
     async def quiesce(self) -> list[str]:
         """End every process but the first; the command lines of those that were alive."""
@@ -163,7 +170,7 @@ class Channel:
         ident, pending = self._open()
         self._send(ident, kind, payload)
         try:
-            return await pending.done
+            return await self._answer(pending)
         finally:
             self._pending.pop(ident, None)
 
@@ -203,11 +210,30 @@ class Channel:
             if pending.output is not None:
                 await pending.output(payload, "stdout" if kind == b"O" else "stderr")
         elif kind == b"D" and pending.unpacker is not None:
-            try:
-                pending.unpacker.feed(payload)
-            except (OSError, ValueError) as error:
-                pending.done.set_exception(error)
+            pending.data += payload
+            if len(pending.data) >= _BATCH:
+                data, pending.data = pending.data, bytearray()
+                try:
+                    await asyncio.to_thread(pending.unpacker.feed, data)
+                except (OSError, ValueError) as error:
+                    if not pending.done.done():
+                        pending.done.set_exception(error)
         elif kind in (b"R", b"C", b"E"):
             pending.done.set_result(payload)
         elif kind == b"!":
             pending.done.set_exception(SandboxRefused(payload.decode(errors="replace")))
+
+
+def _batch(pieces: Iterator[bytes]) -> bytes:
+    """Empty when there is nothing more."""
+    batch = bytearray()
+    for piece in pieces:
+        batch += piece
+        if len(batch) >= _BATCH:
+            break
+    return bytes(batch)
+
+
+def _finish(unpacker: tree.Unpacker, data: bytes) -> Received:
+    unpacker.feed(data)
+    return unpacker.close()

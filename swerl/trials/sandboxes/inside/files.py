@@ -1,7 +1,8 @@
 """Files of a sandbox: what comes in, what goes out, what changed, and directories that are what they seem.
 
 A transfer is a stream of entries; the format is described in `swerl.trials.sandboxes.tree`, which this cannot import. Nothing is written
-or removed through a link below the directory that was named.
+or removed through a link below the directory that was named. What is sent is read whatever its modes are: all that an agent makes belongs
+to the user that this is, who may change them.
 """
 # ruff: noqa: PTH101, PTH103, PTH208, SIM105
 # No pathlib and no contextlib in here: start-up is part of every trial's cost.
@@ -194,52 +195,150 @@ def head(kind, mode, size, name, flag=0):
     return kind + (mode & 0o777 | flag).to_bytes(4, "little") + size.to_bytes(8, "little") + len(raw).to_bytes(2, "little") + raw
 
 
-def entry(parent, path, info, flag=0):
+class Budget:
+    """What one transfer may hold. Over it the transfer fails, or (``cut``) what does not fit is named as left out."""
+
+    def __init__(self, total, file, deepest, cut):
+        self.total, self.left, self.file, self.deepest, self.cut = total, total, file, deepest, cut
+
+    def takes(self, size):
+        cost = LEAST + size
+        if cost <= self.left and size <= self.file:
+            self.left -= cost
+            return True
+        if not self.cut:
+            raise OSError(f"more than {self.total} bytes")
+        return False
+
+    @property
+    def spent(self):
+        return self.left < LEAST
+
+
+def entry(parent, path, info, budget, flag=0):
     """One entry: links as links; devices, sockets and pipes have none."""
     name = path.rpartition("/")[2]
     if stat.S_ISDIR(info.st_mode):
-        yield head(b"d", info.st_mode, 0, path, flag)
+        if budget.takes(0):
+            yield head(b"d", info.st_mode, 0, path, flag)
     elif stat.S_ISLNK(info.st_mode):
-        link = os.readlink(name, dir_fd=parent).encode(errors="surrogateescape")
-        yield head(b"l", 0o777, len(link), path, flag) + link
+        if budget.takes(0):
+            link = os.readlink(name, dir_fd=parent).encode(errors="surrogateescape")
+            yield head(b"l", 0o777, len(link), path, flag) + link
     elif stat.S_ISREG(info.st_mode):
-        yield from pack_file(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent), path, flag)
+        fd = open_file(name, parent)
+        if fd is not None and budget.takes(info.st_size):
+            yield from pack_file(fd, path, info.st_size, flag)
+        else:
+            if fd is not None:
+                os.close(fd)
+                budget.takes(0)
+            yield head(b"o", 0, 0, path)
 
 
-def pack(path):
-    for name, info, parent in walk(os.open(path, os.O_RDONLY | os.O_DIRECTORY), ""):
-        yield from entry(parent, name, info)
-
-
-def walk(fd, prefix, skip=None, depth=0):
-    """(path, stat, descriptor of the parent) below a directory, parents first, without its own entry ``skip``. Closes ``fd``."""
+def open_file(name, parent):
+    """None for another user's file that may not be read: it came with the image."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        if depth > DEEPEST:
-            raise OSError(f"more than {DEEPEST} directories below each other")
+        return os.open(name, flags, dir_fd=parent)
+    except PermissionError:
+        pass
+    try:
+        os.chmod(name, 0o600, dir_fd=parent)
+        return os.open(name, flags, dir_fd=parent)
+    except PermissionError:
+        return None
+
+
+def open_dir(name, parent=None):
+    """A directory made passable first, if it is not and this is its owner. OSError for a link, and where it stays closed."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+    try:
+        fd = os.open(name, flags, dir_fd=parent)
+    except PermissionError:
+        os.chmod(name, 0o700, dir_fd=parent)
+        fd = os.open(name, flags, dir_fd=parent)
+    mode = os.fstat(fd).st_mode
+    if mode & 0o500 != 0o500:
+        try:
+            os.fchmod(fd, mode & 0o777 | 0o700)
+        except PermissionError:
+            pass  # another user's; what can be seen of it is seen
+    return fd
+
+
+def reach(path):
+    """The directory at an absolute path. What is closed on the way is opened, then without following a link."""
+    try:
+        return open_dir(path)
+    except PermissionError:
+        pass
+    fd = open_dir(b"/")
+    for part in path.split(b"/"):
+        if part:
+            try:
+                below = open_dir(part, fd)
+            finally:
+                os.close(fd)
+            fd = below
+    return fd
+
+
+def pack(path, budget):
+    for name, info, parent in walk(reach(path), "", budget=budget):
+        if info is None:
+            yield head(b"o", 0, 0, name)
+        else:
+            yield from entry(parent, name, info, budget)
+        if budget.spent:
+            yield head(b"o", 0, 0, "and more")
+            return
+
+
+def walk(fd, prefix, skip=None, depth=0, budget=None):
+    """(path, stat, descriptor of the parent) below a directory, parents first and files before directories, without entries named ``skip``.
+    The stat is None for a directory that is too deep, where the budget may be cut, or closed. Closes ``fd``."""
+    try:
+        directories = []
         for name in sorted(os.listdir(fd)):
             try:
-                if name == skip:
-                    continue
                 info = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                yield prefix + name, info, fd
-                if stat.S_ISDIR(info.st_mode):
-                    below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
-                    yield from walk(below, prefix + name + "/", None, depth + 1)
             except FileNotFoundError:
                 continue  # removed while we walk
+            if name == skip:
+                continue
+            if stat.S_ISDIR(info.st_mode):
+                directories.append((name, info))
+            else:
+                yield prefix + name, info, fd
+        for name, info in directories:
+            if depth == (DEEPEST if budget is None else budget.deepest):
+                if budget is None or not budget.cut:
+                    raise OSError(f"more than {depth} directories below each other")
+                yield prefix + name, None, fd
+                continue
+            yield prefix + name, info, fd
+            try:
+                below = open_dir(name, fd)
+            except FileNotFoundError:
+                continue
+            except PermissionError:
+                yield prefix + name, None, fd
+                continue
+            yield from walk(below, prefix + name + "/", skip, depth + 1, budget)
+            if info.st_mode & 0o500 != 0o500:
+                os.chmod(name, info.st_mode & 0o777, dir_fd=fd)
     finally:
         os.close(fd)
 
 
-def pack_file(fd, path, flag=0):
-    """One regular file, cut or padded to the size it had when opened (it may change under a running command)."""
+def pack_file(fd, path, size, flag=0):
+    """One regular file, cut or padded to ``size``, which it had a moment ago (it may change under a running command)."""
     try:
-        info = os.fstat(fd)
-        yield head(b"f", info.st_mode, info.st_size, path, flag)
-        left = info.st_size
-        while left:
-            data = os.read(fd, min(left, CHUNK)) or bytes(min(left, CHUNK))
-            left -= len(data)
+        yield head(b"f", os.fstat(fd).st_mode, size, path, flag)
+        while size:
+            data = os.read(fd, min(size, CHUNK)) or bytes(min(size, CHUNK))
+            size -= len(data)
             yield data
     finally:
         os.close(fd)
@@ -250,21 +349,24 @@ class Baseline:
 
     def __init__(self, root):
         self.root, self.seen = root, {}
-        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-        for path, info, _ in walk(fd, "", GIT):
-            self.seen[path] = mark(info)
+        for path, info, _ in walk(reach(root), "", GIT):
+            if info is not None:
+                self.seen[path] = mark(info)
 
-    def changes(self):
+    def changes(self, budget):
         """Entries that are new or differ, parents first, then `x` entries for what is gone. A directory's own entry is its mode."""
         gone = dict(self.seen)
         try:
-            fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            fd = reach(self.root)
         except OSError:  # removed, or replaced by something that is no directory: everything is gone
             fd = None
-        for path, info, parent in () if fd is None else walk(fd, "", GIT):
+        for path, info, parent in () if fd is None else walk(fd, "", GIT, budget=budget):
+            if info is None:
+                yield head(b"o", 0, 0, path)
+                continue
             before = gone.pop(path, None)
             if before != mark(info):
-                yield from entry(parent, path, info, 0 if before is None else KNOWN)
+                yield from entry(parent, path, info, budget, 0 if before is None else KNOWN)
         for path in sorted(gone, reverse=True):
             yield head(b"x", 0, 0, path)
 
@@ -277,27 +379,26 @@ def mark(info):
 
 def download(ident, payload, baseline):
     """Frames of a download, one at a step, so that commands are served in between."""
-    kind, path, limit = payload.split(b"\0")
-    left = int(limit)
+    kind, path, total, file, deepest = payload.split(b"\0")
+    budget = Budget(int(total), int(file), int(deepest), cut=kind == b"d")
     try:
         if kind == b"d":
-            entries = pack(path)
+            entries = pack(path, budget)
         elif kind == b"c":
             if baseline is None or baseline.root != path:
                 raise OSError("no baseline was taken there")
-            entries = baseline.changes()
+            entries = baseline.changes(budget)
         else:
             fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):
                 os.close(fd)
                 raise OSError(f"not a regular file: {path.decode(errors='replace')}")
-            entries = pack_file(fd, "file")
+            budget.takes(info.st_size)
+            entries = pack_file(fd, "file", info.st_size)
         for piece in entries:
-            left -= max(len(piece), LEAST)
-            if left < 0:
-                raise OSError(f"more than {int(limit)} bytes below {path.decode(errors='replace')}")
             send(ident, b"D", piece)
             yield
         send(ident, b"E")
-    except (OSError, RecursionError) as error:
+    except (OSError, RecursionError, MemoryError) as error:
         fail(ident, error)

@@ -2,14 +2,15 @@
 
 Standard library only, and of that only modules written in C (start-up is part of every trial's cost). The modules of this directory are
 compiled once per root filesystem and handed to the sandbox as data; nothing is imported after the start, so a tampered root filesystem
-cannot reach it later. It cannot be killed (process 1 of its namespace), traced (the filter) or read through /proc/1 (not dumpable) by the
-commands it runs. Arguments: a descriptor of the runner's for `hand_over` or -1, and the run's tag, which only the reaper reads.
+cannot reach it later. It cannot be killed (process 1 of its namespace, without a handler that a signal could reach), limited or traced (the
+filter) or read through /proc/1 (not dumpable) by the commands it runs. Arguments: a descriptor of the runner's for `hand_over` or -1, and
+the run's tag, which only the reaper reads.
 
 Frames in both directions: length u32 | id u32 | kind u8 | payload (little endian). Text payloads are fields joined by NUL.
   in   I limits: nproc, fsize, nofile, data, port, door   X command: cwd, timeout in ms, bytes kept per stream, command, K=V ...
        K kill the group of command id            Q end every other process        W make these real, empty directories
        U upload begins: kind f|d, target         D, E its data and its end        B remember a directory as it is now
-       G download: kind f file, d directory, c changes since B; path, byte limit  N make directories
+       G download: kind f file, d directory, c changes since B; path and bounds   N make directories
        Z remove: directory, names below it       T what is this path: d, f or nothing
   out  R result of a request without data        O, F stdout, stderr              C command ended: code, timed out, truncated
        D, E data and end of a download           ! failure: one sentence
@@ -97,13 +98,14 @@ def handle(ident, kind, payload):
             harden(ident, payload)
         else:
             raise OSError(f"unknown frame {kind!r}")
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
         uploads.pop(ident, None)
         fail(ident, error)
 
 
 def main():
     prctl_dumpable(0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's handler would let it through; the default ends no process 1
     os.umask(0o022)
     global CONTROL
     door = int(sys.argv[1])  # a descriptor of the runner's for `hand_over`, or -1; which number it has is chance
