@@ -102,7 +102,7 @@ def test_the_watch_counts_the_time_without_a_gateway(tmp_path, monkeypatch):
 
 
 def test_an_answer_between_two_probes_is_from_a_gateway_that_is_back(tmp_path, monkeypatch):
-    """When it came back is known to within a probe: what was answered after the last bad one was answered, though no good one has seen it."""
+    """When it came back is known to within a probe: what was answered after the last bad one was answered, unseen by a good one."""
     monkeypatch.setattr("swerl.trials.clock.PROBE_S", 0.4)
 
     async def main():
