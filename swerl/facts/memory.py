@@ -23,6 +23,9 @@ ADAM_BYTES = 8  # two fp32 moments
 VLLM_FIXED = 0.25 * GIB
 GRAPH_LAYER_BYTES = 20 * 2**20  # captured graphs live beside what gpu_memory_utilization bounds
 CPU_PROCESS = int(1.1 * GIB)  # torch, verl or vLLM, Ray: what a worker of theirs occupies with next to nothing in it
+# The trainer's driver, the gateway, verl's and Ray's actors: torch is in most of them. The kill drill's undisturbed run had 8.4 GiB in all
+# its processes (one rank, one engine, one worker of trials), and the demo's 9.0.
+CONTROL_PROCESSES = 5 * GIB
 GPU_PROCESS_HOST = 6 * GIB  # host memory of a rank and an engine with their libraries and CUDA's tables, a GPU
 DATA_TOKEN_BYTES = 64  # ids, masks, positions, log-probabilities and advantages of a token, with one copy under way
 
@@ -228,7 +231,7 @@ def _host(shape: ModelShape, plan: Plan) -> HostForecast:
         offload_bytes=states if plan.actor_offload else 0,
         store_bytes=plan.object_store_bytes,
         data_bytes=trials * (plan.prompt_tokens + plan.response_tokens) * DATA_TOKEN_BYTES,
-        process_bytes=here * (2 * CPU_PROCESS if plan.cpu else GPU_PROCESS_HOST),
+        process_bytes=CONTROL_PROCESSES + here * (2 * CPU_PROCESS + (plan.kv_cache_bytes or 0) if plan.cpu else GPU_PROCESS_HOST),
         sandbox_bytes=plan.live_trials * plan.sandbox_bytes,
     )
 

@@ -110,7 +110,7 @@ class AttemptRunner:
         ``ready`` is the sandbox that `prepare` has started for it."""
         attempt = Attempt()
         ender.task = asyncio.current_task()
-        limit_s = min(self._settings.hard_timeout_s, request.deadline_s or float("inf"))
+        limit_s = self._settings.hard_timeout_s
         session: Session | None = None
         started, its_own = time.monotonic(), False
 

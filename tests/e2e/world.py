@@ -20,6 +20,19 @@ from swerl.record.rundir import RunDir
 
 ROOT = Path(__file__).resolve().parents[2]
 SWERL = Path(sys.executable).with_name("swerl")
+PROCESSES = (  # of the trainer's tree, beside the trainer itself
+    "VLLM::EngineCore",
+    "ray::WorkerDict",  # the policy's optimizer
+    "raylet",
+    "ray::SimpleStorageUnit",  # the TransferQueue's rows
+    "ray::GlobalRequestLoadBalancer",
+    "ray::TrialWorker",  # runs the groups
+    "ray::EngineBridge",
+    "ray::vLLMHttpServer",
+    "gcs_server",
+    "ray::TransferQueueController",
+    "ray::TrainerTask",
+)
 
 
 def make_world(root: Path, clean_steps: int = 40) -> dict[str, str]:
