@@ -20,6 +20,7 @@ import orjson
 
 from swerl.config import RunConfig
 from swerl.config.schema import keys
+from swerl.record.redact import redact
 from swerl.watch.alarm import ORDER, Action
 
 TELL_S = 20.0
@@ -68,10 +69,7 @@ class Notifier:
                 return
 
     def redacted(self, text: str) -> str:
-        for secret in self.secrets:
-            for form in (secret, orjson.dumps(secret).decode()[1:-1]):
-                text = text.replace(form, "<secret>")
-        return text
+        return redact(text, self.secrets)
 
     def _run(self, message: str, title: str) -> None:
         if not self.command:

@@ -97,13 +97,14 @@ REWARDS = {
 }
 
 
+@pytest.mark.parametrize("kills", [True, False])
 @pytest.mark.parametrize("name", REWARDS)
-def test_a_verdict_that_is_none(tmp_path, name):
+def test_a_verdict_that_is_none(tmp_path, name, kills):
     text = f"b'{REWARDS[name]}'.replace(b'%s', b' ' * 100_000)"
-    code = f"import os\nopen('/logs/verifier/reward.json', 'wb').write({text})\nos.kill(-1, 9)\n"
+    code = f"import os\nopen('/logs/verifier/reward.json', 'wb').write({text})\n" + "os.kill(-1, 9)\n" * kills
     played = play(tmp_path, put("calc.py", code), verifier_timeout=4, max_attempts=2)
     counts(played)
-    assert "no-verdict" in played.kinds
+    assert played.kinds & ({"tests-killed"} if kills else {"no-verdict", "reward-without-a-passed-test"})
 
 
 def raw(arguments, **more):
