@@ -180,9 +180,10 @@ class AttemptRunner:
         if attempt.agent_began is None:
             return False
         until = attempt.agent_ended or time.monotonic()
-        away_s, back = self._watch.absence(attempt.agent_began, until)
         least_s = 0.0 if attempt.evidence.exception is not None else 2 * PROBE_S
-        return away_s > least_s and (closed.silent_s is None or attempt.closed_at - closed.silent_s < back)
+        answered = None if closed.silent_s is None else attempt.closed_at - closed.silent_s
+        away = [span for span in self._watch.absences(attempt.agent_began, until) if span.seconds > least_s]
+        return any(answered is None or answered < span.missed for span in away)
 
     async def engine_answers(self) -> bool:
         """Whether a new attempt would find an engine. A gateway that is away has none."""
