@@ -22,6 +22,7 @@ from swerl.record.metrics import read_metrics
 from swerl.record.rundir import RunDir, read_json, write_json
 from swerl.record.words import duration
 from swerl.report import add_report
+from swerl.report.write import CURVES, PAGE
 from swerl.runs.status import peak_memory_mb
 
 PASS_AT = "4"
@@ -135,6 +136,8 @@ def table(results: Results, config: RunConfig) -> str:
         f"run        {run.root} (metrics.jsonl, events/, logs/, checkpoints/)",
         f"trials     {config.experiment.trials_dir}",
         f"archive    {results.archive}",
+        f"report     {results.archive / PAGE}",
+        f"curves     {results.archive / CURVES} (SVG and PNG)",
     ]
     return "\n".join(lines)
 
