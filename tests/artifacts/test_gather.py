@@ -188,7 +188,12 @@ def test_no_kind_of_secret_is_in_an_archive_wherever_it_was(make_run, tmp_path: 
         (trial / "agent" / "trajectory.json").write_text(json.dumps({"steps": steps}))
         (trial / "verifier" / "test-stdout.txt").write_text(every)
         (trial / "trial.log").write_text(every)
-    archive = gather(run.root, report=add_report, artifacts_dir=tmp_path / "artifacts", notes=every)
+
+    def careless(staged: Path, run: RunDir, trials: int) -> None:
+        add_report(staged, run, trials)
+        (staged / "careless.txt").write_text(every)
+
+    archive = gather(run.root, report=careless, artifacts_dir=tmp_path / "artifacts", notes=every)
     written = {path: path.read_bytes().decode("latin-1") for path in archive.rglob("*") if path.is_file()}
     assert len(written) > 20
     for kind, (secret, _) in CASES.items():
