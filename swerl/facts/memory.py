@@ -1,7 +1,7 @@
 """Bytes: of the engine, the trainer, the host and the disk, from the policy's shape and the plan.
 
 Exact: parameters (families named in ``shape``), KV-cache bytes per token, trials and optimizer steps, checkpoint bytes (fp32 weights and
-two fp32 Adam moments, as verl's FSDP engine keeps them; an exported Hugging Face copy is fp32 too).
+two fp32 Adam moments, as verl's FSDP engine keeps them; an exported Hugging Face copy is fp32 too; of a LoRA run the adapters' alone).
 Estimated, and marked ``~`` in the text: what vLLM leaves for the cache on a GPU (``VLLM_FIXED``, calibrated on one H100, and the sampler's
 buffers), its graphs (``GRAPH_LAYER_BYTES``), and the trainer's activations. On the CPU, a process needs ``CPU_PROCESS`` before it holds
 anything (measured in the demonstration). Every byte count is per GPU unless the name says otherwise. Nothing here looks at the machine: the
@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from swerl.facts.adapters import adapter_parameters
 from swerl.facts.shape import ModelShape, dtype_bytes
 
 GIB = 2**30
@@ -75,6 +76,9 @@ class Plan:
     val_samples: int = 1
     sandbox_bytes: int = 0
     object_store_bytes: int = 2 << 30
+    lora_rank: int = 0
+    lora_targets: tuple[str, ...] = ("all-linear",)
+    lora_exclude: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,17 +112,19 @@ class TrainerForecast:
 
 @dataclass(frozen=True, slots=True)
 class HostForecast:
-    """Memory of one node at the most: optimizer states that were moved there, Ray's store, a step's data, processes, sandboxes."""
+    """Memory of one node at the most: optimizer states that were moved there, weights of sleeping engines (with adapters: they are not sent
+    again), Ray's store, a step's data, processes, sandboxes."""
 
     offload_bytes: int
     store_bytes: int
     data_bytes: int
     process_bytes: int
     sandbox_bytes: int
+    engine_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
-        return self.offload_bytes + self.store_bytes + self.data_bytes + self.process_bytes + self.sandbox_bytes
+        return self.offload_bytes + self.engine_bytes + self.store_bytes + self.data_bytes + self.process_bytes + self.sandbox_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,17 +204,36 @@ def _trainer(shape: ModelShape, plan: Plan) -> TrainerForecast:
     """Activations: with checkpointing one hidden state per layer and one layer's inside, else every layer's inside. Logits: as computed,
     scaled by the temperature, and without flash attention's loss (which works in place) their log-softmax; entropy keeps two more."""
     compute = dtype_bytes(plan.param_dtype)
-    shard = shape.parameters // plan.gpus
+    held = states(shape, plan)
     tokens = plan.tokens_per_gpu
     inside = tokens * compute * (8 * shape.hidden + 2 * (shape.heads + shape.kv_heads) * shape.head_dim + _mlp_width(shape) * 3)
-    states = shape.layers * tokens * shape.hidden * compute
+    hiddens = shape.layers * tokens * shape.hidden * compute
     return TrainerForecast(
-        state_bytes=shard * (2 * MASTER_BYTES + ADAM_BYTES),
+        state_bytes=held.weight_bytes + held.trained * (MASTER_BYTES + ADAM_BYTES),
         gathered_bytes=compute * (2 * shape.largest_layer + shape.vocab * shape.hidden * (1 if shape.tied_embeddings else 2)),
-        activation_bytes=states + inside if plan.gradient_checkpointing else shape.layers * inside,
+        activation_bytes=hiddens + inside if plan.gradient_checkpointing else shape.layers * inside,
         logits_bytes=tokens * shape.vocab * compute * ((2 if plan.flash_attention else 3) + (2 if plan.entropy else 0)),
-        offloaded_host_bytes=shard * (MASTER_BYTES + ADAM_BYTES),
+        offloaded_host_bytes=held.weight_bytes + held.trained * ADAM_BYTES,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """Of one rank. ``weight_bytes``: of all its weights; ``trained``: the elements that have a gradient and moments."""
+
+    weight_bytes: int
+    trained: int
+
+
+def states(shape: ModelShape, plan: Plan) -> States:
+    """All weights are trained in fp32; with adapters these are, and the frozen weights are held in the type they are computed in."""
+    shard, trained = shape.parameters // plan.gpus, trained_parameters(shape, plan) // plan.gpus
+    frozen = shard * dtype_bytes(plan.param_dtype) if plan.lora_rank else 0
+    return States(frozen + trained * MASTER_BYTES, trained)
+
+
+def trained_parameters(shape: ModelShape, plan: Plan) -> int:
+    return adapter_parameters(shape, plan.lora_rank, plan.lora_targets, plan.lora_exclude) if plan.lora_rank else shape.parameters
 
 
 def _mlp_width(shape: ModelShape) -> int:
@@ -222,10 +247,11 @@ def _mlp_width(shape: ModelShape) -> int:
 def _host(shape: ModelShape, plan: Plan) -> HostForecast:
     """Of the busiest node: the one with the sandboxes and the driver, which holds a step's data."""
     here = max(1, plan.gpus // plan.nodes)
-    states = shape.parameters // plan.gpus * (MASTER_BYTES + ADAM_BYTES) * here
+    held = states(shape, plan)
     trials = plan.prompts_per_step * plan.samples_per_prompt
     return HostForecast(
-        offload_bytes=states if plan.actor_offload else 0,
+        offload_bytes=(held.weight_bytes + held.trained * ADAM_BYTES) * here if plan.actor_offload else 0,
+        engine_bytes=shape.parameters * dtype_bytes(plan.rollout_dtype) // plan.gen_tp * here if plan.lora_rank and not plan.cpu else 0,
         store_bytes=plan.object_store_bytes,
         data_bytes=trials * (plan.prompt_tokens + plan.response_tokens) * DATA_TOKEN_BYTES,
         process_bytes=here * (2 * CPU_PROCESS if plan.cpu else GPU_PROCESS_HOST),
@@ -234,7 +260,7 @@ def _host(shape: ModelShape, plan: Plan) -> HostForecast:
 
 
 def disk(shape: ModelShape, plan: Plan) -> DiskForecast:
-    save = shape.parameters * (MASTER_BYTES + ADAM_BYTES + (MASTER_BYTES if plan.save_hf else 0))
+    save = trained_parameters(shape, plan) * (MASTER_BYTES + ADAM_BYTES + (MASTER_BYTES if plan.save_hf else 0))
     saves = None if plan.steps is None else max(1, -(-plan.steps // plan.save_every))
     keep = plan.keep_checkpoints
     kept = saves if keep is None else keep if saves is None else min(saves, keep)

@@ -8,7 +8,7 @@ is as many trials as are in the engine at once: a closed queue, whose trials are
 engine sleeps during an update all the same, so nothing else of a trial goes on then.
 
 Training. A forward pass costs two operations per active parameter and token and the attention's share, which flash attention computes at a
-dense policy's rate in a mixture too; a backward twice that, and checkpointing one more forward pass.
+dense policy's rate in a mixture too; a backward twice that (once with adapters: activations alone), and checkpointing one more forward pass.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from statistics import NormalDist
 from types import MappingProxyType
 from typing import Any
 
-from swerl.facts.memory import Forecast, Plan
+from swerl.facts.memory import Forecast, Plan, trained_parameters
 from swerl.facts.shape import ModelShape, dtype_bytes
 from swerl.forecast.rates import Rates, Trial
 
@@ -68,11 +68,12 @@ def step_time(foreseen: Forecast, rates: Rates, trial: Trial) -> StepTime:
     tokens = _trained_tokens(plan, trial) * foreseen.trials_per_step
     forward_s = tokens * _forward_s(shape, plan, rates, trial) / plan.gpus
     offload_s = foreseen.trainer.offloaded_host_bytes / rates.host_link_bytes_s if plan.actor_offload else 0.0
+    passes = 2 if plan.lora_rank else 3  # frozen weights get no gradient of their own
     phases = {
         "gen": gen_s,
         "old_log_prob": forward_s * (2 if plan.reference_policy else 1),
-        "update_actor": forward_s * (4 if plan.gradient_checkpointing else 3) + 2 * offload_s + rates.update_fixed_s,
-        "update_weights": foreseen.engine.weight_bytes * plan.gen_tp / rates.weight_copy_bytes_s + rates.weights_fixed_s,
+        "update_actor": forward_s * (passes + plan.gradient_checkpointing) + 2 * offload_s + rates.update_fixed_s,
+        "update_weights": _sync_s(foreseen, rates) + rates.weights_fixed_s,
         "save_checkpoint": foreseen.disk.save_bytes / rates.disk_bytes_s / plan.save_every,
         "validation": 0.0,
     }
@@ -81,6 +82,15 @@ def step_time(foreseen: Forecast, rates: Rates, trial: Trial) -> StepTime:
         times = 1 / plan.test_every + (1 / plan.steps if plan.val_before and plan.steps else 0)
         phases["validation"] = validation * times
     return StepTime(MappingProxyType(phases), sum(phases.values()), one_s, slowest_s, busy, limit)
+
+
+def _sync_s(foreseen: Forecast, rates: Rates) -> float:
+    """All weights are sent; with adapters these are, and the engine brings its own back from host memory."""
+    plan, engine = foreseen.plan, foreseen.engine
+    if not plan.lora_rank:
+        return engine.weight_bytes * plan.gen_tp / rates.weight_copy_bytes_s
+    sent = trained_parameters(foreseen.shape, plan) * dtype_bytes(plan.rollout_dtype)
+    return sent / rates.weight_copy_bytes_s + engine.weight_bytes / rates.host_link_bytes_s
 
 
 def _generation(foreseen: Forecast, rates: Rates, trial: Trial, trials: int) -> tuple[float, float, float, float, str]:

@@ -117,6 +117,23 @@ def quantised(site) -> Report:
     return site.preflight(only=["SWERL-P107"])
 
 
+def adapters_on_no_layer(site) -> Report:
+    return site.preflight({"model.lora.rank": 8, "model.lora.targets": ["q_proj", "query"]}, only=["SWERL-P111"])
+
+
+def adapters_all_excluded(site) -> Report:
+    sets = {"model.lora.rank": 8, "model.lora.targets": ["q_proj"], "model.lora.exclude": ["self_attn.q_proj"]}
+    return site.preflight(sets, only=["SWERL-P111"])
+
+
+def adapters_on_a_norm(site) -> Report:
+    return site.preflight({"model.lora.rank": 8, "model.lora.targets": ["q_norm"]}, only=["SWERL-P111"])
+
+
+def adapters_with_a_whole_copy(site) -> Report:
+    return site.preflight({"model.lora.rank": 8, "training.save_hf": True}, only=["SWERL-P111"])
+
+
 def template_without_stop(site, site_module) -> Report:
     site_module.write_policy(site.model, template=site_module.HERMES.replace("<|im_end|>", "<|im_start|>"))
     return site.preflight(only=["SWERL-P109"])
@@ -401,6 +418,10 @@ TRIGGERS: dict[Callable, str] = {
     no_stop_token: "SWERL-P105",
     window_too_long: "SWERL-P106",
     quantised: "SWERL-P107",
+    adapters_on_no_layer: "SWERL-P111",
+    adapters_all_excluded: "SWERL-P111",
+    adapters_on_a_norm: "SWERL-P111",
+    adapters_with_a_whole_copy: "SWERL-P111",
     template_without_stop: "SWERL-P109",
     too_long_for_the_engine: "SWERL-P201",
     mini_batch_too_large: "SWERL-P202",
