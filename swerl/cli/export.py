@@ -28,7 +28,8 @@ def export(chosen: Chosen, given: str | None, out: Path | None, adapter: bool, a
     config = chosen.load()
     policy = policies.choose(config, given)
     place = Path(policy.name)
-    target = (out or PROJECT_ROOT / "artifacts" / "exports" / f"{place.parents[1].name}-{place.name}{'-adapter' if adapter else ''}").absolute()
+    name = f"{place.parents[1].name}-{place.name}" + ("-adapter" if adapter else "")
+    target = (out or PROJECT_ROOT / "artifacts" / "exports" / name).absolute()
     record = write(policy, config, target, lambda text: click.echo(text, err=as_json), adapter=adapter)
     if as_json:
         say_json({"directory": str(target), **record})

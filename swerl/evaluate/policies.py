@@ -1,8 +1,8 @@
 """Which policy is meant, where its weights are, and what its version is called.
 
 A policy is named by a path or a URL: ``runs/X`` (its newest checkpoint that verifies), ``.../global_step_N`` (verified first), a Hugging
-Face directory, a PEFT adapter's directory, or ``http(s)://...`` of an OpenAI-compatible server. Without a name it is the newest checkpoint of the configuration's own
-run, and before there is one the policy that training would begin with.
+Face directory, a PEFT adapter's directory, or ``http(s)://...`` of an OpenAI-compatible server. Without a name it is the newest checkpoint
+of the configuration's own run, and before there is one the policy that training would begin with.
 """
 
 from __future__ import annotations

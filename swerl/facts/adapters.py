@@ -1,7 +1,7 @@
 """How many parameters low-rank adapters have, from the policy's shape: ``rank * (in + out)`` for every linear layer that gets one.
 
-Exact for the dense families of `shape` (proved against PEFT in tests/forecast/test_adapters.py). The experts of a mixture and its router are
-no linear layers in transformers and get none; of a mixture the attention's layers are counted, and not a dense layer or a shared expert.
+Exact for the families of `shape` (proved against PEFT in tests/forecast/test_adapters.py). Of a mixture the attention's layers are counted:
+preflight refuses adapters on experts.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ def memory_lines(result: Forecast) -> list[str]:
         ),
     ]
     host = result.host
-    parts = [("offloaded states", host.offload_bytes), ("sleeping engines", host.engine_bytes), ("object store", host.store_bytes), ("a step's data", host.data_bytes)]
-    parts += [("processes", host.process_bytes), ("sandboxes", host.sandbox_bytes)]
+    parts = [("offloaded states", host.offload_bytes), ("sleeping engines", host.engine_bytes), ("object store", host.store_bytes)]
+    parts += [("a step's data", host.data_bytes), ("processes", host.process_bytes), ("sandboxes", host.sandbox_bytes)]
     told = ", ".join(f"{name} {size(amount)}" for name, amount in parts if amount)
     return [*lines, f"host memory       ~{size(host.total_bytes)} on the busiest node: {told}"]
 

@@ -8,7 +8,7 @@ is as many trials as are in the engine at once: a closed queue, whose trials are
 engine sleeps during an update all the same, so nothing else of a trial goes on then.
 
 Training. A forward pass costs two operations per active parameter and token and the attention's share, which flash attention computes at a
-dense policy's rate in a mixture too; a backward twice that (once with adapters: activations alone), and checkpointing one more forward pass.
+dense policy's rate in a mixture too; a backward twice that (with adapters once), and checkpointing one more forward pass.
 """
 
 from __future__ import annotations

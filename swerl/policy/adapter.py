@@ -1,7 +1,7 @@
 """Low-rank adapters, from the trainer's shards or a PEFT directory: written as PEFT reads them, or added to the weights they stand on.
 
 ``python -m swerl.policy.adapter peft|merge SOURCE BASE OUT``. BASE is the Hugging Face directory of the frozen weights. ``merge`` goes
-through BASE's files one at a time, adds ``alpha / rank * B @ A`` in float32 and keeps each tensor's own type (LoRA, arXiv 2106.09685, §4.1).
+through BASE's files one at a time, adds ``alpha / rank * B @ A`` in float32 and keeps each tensor's own type (arXiv 2106.09685, 4.1).
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ def merge(adapter: Adapter, base: Path, out: Path) -> None:
                 added = adapter.alpha / adapter.rank * (pair[1].float() @ pair[0].float())
                 tensors[name] = (tensor.float() + added).to(tensor.dtype)
         save_file(tensors, out / file.name, {"format": "pt"})
+        shutil.copymode(file, out / file.name)
     if left:
         raise SystemExit(f"{base} has no tensor {next(iter(left))}.weight in a safetensors file: the adapters cannot be added to it")
 

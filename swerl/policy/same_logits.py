@@ -80,7 +80,8 @@ def _with_adapters(base: Path, shards: Path, names: list[str]) -> Any:
     said = json.loads((shards / "lora_train_meta.json").read_text())
     layers = sorted({name.partition(".lora_")[0].removeprefix("base_model.model.") for name in names})
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    return get_peft_model(model, LoraConfig(r=said["r"], lora_alpha=said["lora_alpha"], target_modules=layers, task_type="CAUSAL_LM")).eval()
+    settings = LoraConfig(r=said["r"], lora_alpha=said["lora_alpha"], target_modules=layers, task_type="CAUSAL_LM")
+    return get_peft_model(model, settings).eval()
 
 
 def _adapted(base: Path, export: Path) -> Any:

@@ -38,6 +38,12 @@ class AdaptersFit(Check):
                     yield self.found(f"model.lora.{key}: {said}", ctx.source(f"model.lora.{key}"))
         if not chosen(able, lora.targets, lora.exclude):
             yield self.found("model.lora.exclude leaves no layer of model.lora.targets", ctx.source("model.lora.exclude"))
+        if shape.is_moe and ALL in lora.targets:
+            yield self.found(
+                f"model.lora.targets: {ALL} reaches a mixture's experts, whose adapters are neither sent to the engine nor exported",
+                ctx.source("model.lora.targets"),
+                remedy="name the attention's layers: [q_proj, k_proj, v_proj, o_proj]",
+            )
         if ALL in lora.targets and len(lora.targets) > 1:
             yield self.found(f"model.lora.targets: {ALL} stands alone", ctx.source("model.lora.targets"))
         if ctx.cfg.training.save_hf:
@@ -46,9 +52,9 @@ class AdaptersFit(Check):
                 ctx.source("training.save_hf"),
                 remedy="set training.save_hf: false; `swerl export` writes merged weights, or with --adapter what PEFT reads",
             )
-        about = "about " if shape.is_moe or not shape.exact else ""
+        about = "" if shape.exact else "about "
         trained = adapter_parameters(shape, lora.rank, lora.targets, lora.exclude)
-        yield Fact(f"rank {lora.rank}, {about}{count(trained)} of {count(shape.parameters)} parameters" + _mixture(shape.is_moe))
+        yield Fact(f"rank {lora.rank}, {about}{count(trained)} of {count(shape.parameters)} parameters")
 
 
 def decoder_layers(ctx: Context) -> list[str]:
@@ -78,7 +84,7 @@ def _unable(name: str, layers: Sequence[str], able: Sequence[str]) -> str:
     if _any_of(able, name):
         return ""
     if _any_of(layers, name):
-        return f"{name} is of a mixture's experts or its router, which are no linear layers in training and get no adapters"
+        return f"{name} is of a mixture's experts or its router: adapters there are neither sent to the engine nor exported"
     return f"no linear layer of the policy's decoder is named {name}"
 
 
@@ -88,10 +94,6 @@ def _any_of(layers: Sequence[str], name: str) -> bool:
 
 def _is_of_a_mixture(layer: str) -> bool:
     return EXPERTS in layer or layer.endswith(ROUTERS)
-
-
-def _mixture(is_moe: bool) -> str:
-    return "; a mixture's experts stay as they are" if is_moe else ""
 
 
 CHECKS = (AdaptersFit(),)
