@@ -26,7 +26,7 @@ from swerl.record.checkpoints import newest
 from swerl.record.events import read_events
 from swerl.record.metrics import Row, read_metrics
 from swerl.record.quarantined import quarantined
-from swerl.record.redact import known_secrets, redact
+from swerl.record.redact import known_secrets, redact, redacted
 from swerl.record.registry import Registry
 from swerl.record.results import Trial, best, costs, rate, trial_of, validations
 from swerl.record.rundir import RunDir, read_json, write_json
@@ -86,10 +86,16 @@ def _fill(staged: Path, run: RunDir, config: RunConfig, report: Report, trials: 
     }
     write_json(staged / "results.json", results)
     report(staged, run, trials)
-    output = runtime_output(run, config, results)
+    output = redacted(runtime_output(run, config, results), secrets)
     (staged / "runtime_info.yaml").write_text(yaml.safe_dump({"runtime_info": {"output": output}}, sort_keys=False, allow_unicode=True))
+    _take_secrets_out(staged, secrets)
     content = _digest(staged)
-    metadata = {**_metadata(run, config), "trajectories": copied, "content_sha256": content, "notes": notes}
+    metadata = {
+        **redacted(_metadata(run, config), secrets),
+        "trajectories": copied,
+        "content_sha256": content,
+        "notes": redact(notes, secrets),
+    }
     (staged / "metadata.yaml").write_text(yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True))
     write_crate(staged, metadata)
     completed = metadata["completed_at"]
@@ -175,6 +181,17 @@ def _tail(path: Path, lines: int) -> str:
         file.seek(max(0, size - lines * 4096))
         kept = file.read().split(b"\n")[-lines - 1 :]
     return b"\n".join(kept).decode(errors="replace")
+
+
+def _take_secrets_out(folder: Path, secrets: list[str]) -> None:
+    """Whatever wrote a file of text, and whatever it read for it. What is no text, such as an image, stays as it is."""
+    for path in _files(folder):
+        try:
+            text = path.read_bytes().decode()
+        except UnicodeDecodeError:
+            continue
+        if (clean := redact(text, secrets)) != text:
+            path.write_bytes(clean.encode())
 
 
 def _files(folder: Path) -> Iterable[Path]:

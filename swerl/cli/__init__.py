@@ -96,18 +96,20 @@ def run(arguments: Sequence[str]) -> int:
         click.echo("interrupted", err=True)
         return 130
     except (OSError, sqlite3.OperationalError) as error:
-        if _full(error):
-            return _tell([disk_full(error)], arguments)
+        if (problem := of_storage(error)) is not None:
+            return _tell([problem], arguments)
         raise
 
 
-def disk_full(error: Exception) -> Problem:
-    where = str(getattr(error, "filename", None) or "")
-    return Problem("SWERL-R015", f"no room to write: {error}", "free space on that disk; the same command resumes", where)
-
-
-def _full(error: Exception) -> bool:
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in str(error)
+def of_storage(error: Exception) -> Problem | None:
+    """What a disk that is full, failing or read-only is to the user; None for an error that is not the disk's."""
+    number, text, where = getattr(error, "errno", None), str(error), str(getattr(error, "filename", None) or "")
+    if number in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in text:
+        return Problem("SWERL-R015", f"no room to write: {text}", "free space on that disk; the same command resumes", where)
+    if number in (errno.EIO, errno.EROFS) or "disk I/O error" in text or "readonly database" in text:
+        remedy = "see the kernel's log (dmesg); mend the disk, or have it mounted so that this user can write; the same command resumes"
+        return Problem("SWERL-R052", f"the disk takes no more writing: {text}", remedy, where)
+    return None
 
 
 def _tell(problems: Sequence[Problem], arguments: Sequence[str]) -> int:

@@ -73,12 +73,13 @@ def split_command(path: Path, val_share: float, seed: int, out_dir: Path | None)
 @data.command("convert", help="Make task directories from SWE-bench-like RECORDS (jsonl, json or parquet).")
 @click.argument("records", type=FOUND)
 @click.argument("out", type=PATH)
-@click.option("--image-pattern", default="", help="Image of records that name none; may use {instance_id}.")
-@click.option("--workdir", default=convert.Options.workdir, show_default=True)
+@click.option("--image-pattern", default="", help="Image of records that name none; may use {instance_id}, {repo} and their forms.")
+@click.option("--workdir", default=convert.WORKDIR, show_default=True, help="Where the images have the repository; may use {name}.")
 @click.option("--limit", type=int)
 def convert_command(records: Path, out: Path, image_pattern: str, workdir: str, limit: int | None) -> None:
     written = convert.convert(convert.read_records(records)[:limit], out, convert.Options(image_pattern, workdir))
     click.echo(f"{len(written)} tasks in {out}")
+    click.echo("they need their images: the docker or the Kubernetes sandbox, or harbor_runtime.sandbox.rootfs with one image unpacked")
 
 
 @data.command("filter", help="Keep the tasks of INDEX that RESULTS (json: task hash -> rewards, null = not graded) places in the band.")

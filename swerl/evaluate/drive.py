@@ -32,7 +32,7 @@ async def run_all(run: RunDir, asked: Order, entries: Sequence[Entry], at_once: 
     async def one(entry: Entry, sample: int) -> dict[str, Any]:
         who = {"split": SPLIT, "task_hash": entry.task_hash, "sample": sample, "version": asked.version}
         async with slots:
-            body = {**who, "task_dir": str(entry.path), "task_id": entry.task_id, "step": 0, "deadline_s": None}
+            body = {**who, "task_dir": str(entry.path), "task_id": entry.task_id, "step": 0}
             return await runner.call("POST", "/trials", body, timeout_s=None)
 
     tasks = [asyncio.create_task(one(entry, sample)) for sample in range(asked.samples) for entry in entries]

@@ -3,9 +3,9 @@
 Exact: parameters (families named in ``shape``), KV-cache bytes per token, trials and optimizer steps, checkpoint bytes (fp32 weights and
 two fp32 Adam moments, as verl's FSDP engine keeps them; an exported Hugging Face copy is fp32 too; of a LoRA run the adapters' alone).
 Estimated, and marked ``~`` in the text: what vLLM leaves for the cache on a GPU (``VLLM_FIXED``, calibrated on one H100, and the sampler's
-buffers), its graphs (``GRAPH_LAYER_BYTES``), and the trainer's activations. On the CPU, a process needs ``CPU_PROCESS`` before it holds
-anything (measured in the demonstration). Every byte count is per GPU unless the name says otherwise. Nothing here looks at the machine: the
-GPU's memory is a parameter.
+buffers), its graphs (``GRAPH_LAYER_BYTES``), and the trainer's peak, fitted on one H200 (``docs/results/gpu.json``). On the CPU, a process
+needs ``CPU_PROCESS`` before it holds anything (measured in the demonstration). Every byte count is per GPU unless the name says
+otherwise. Nothing here looks at the machine: the GPU's memory is a parameter.
 """
 
 from __future__ import annotations
@@ -20,10 +20,15 @@ GIB = 2**30
 ASSUMED_GPU_BYTES = 80 * GIB  # where there is no card to ask
 MASTER_BYTES = 4  # verl loads a trainable FSDP model in fp32, whatever it computes in
 ADAM_BYTES = 8  # two fp32 moments
+HEAD_TOKENS = 1024  # `trainer.logprobs.CHUNK_TOKENS`: logits of as many tokens are in memory at once
+HEAD_COPIES = 5  # fp32 arrays of such a chunk at the backward's peak, fitted
 # Contexts, communicators, profiling activations. One H100: 79.1 x 0.6 GiB - 45.96 of cache - 1.11 of weights, less the sampler's buffers.
 VLLM_FIXED = 0.25 * GIB
 GRAPH_LAYER_BYTES = 20 * 2**20  # captured graphs live beside what gpu_memory_utilization bounds
 CPU_PROCESS = int(1.1 * GIB)  # torch, verl or vLLM, Ray: what a worker of theirs occupies with next to nothing in it
+# The trainer's driver, the gateway, verl's and Ray's actors: torch is in most of them. The kill drill's undisturbed run had 8.4 GiB in all
+# its processes (one rank, one engine, one worker of trials), and the demo's 9.0.
+CONTROL_PROCESSES = 5 * GIB
 GPU_PROCESS_HOST = 6 * GIB  # host memory of a rank and an engine with their libraries and CUDA's tables, a GPU
 DATA_TOKEN_BYTES = 64  # ids, masks, positions, log-probabilities and advantages of a token, with one copy under way
 
@@ -97,17 +102,22 @@ class EngineForecast:
 
 @dataclass(frozen=True, slots=True)
 class TrainerForecast:
-    """Peak of one optimizer step on one GPU. ``state_bytes`` = weights, gradients and moments of this rank's shard."""
+    """Peak of one optimizer step on one GPU. ``state_bytes`` = weights, gradients and moments of this rank's shard; ``activation_bytes``
+    are kept through the forward pass; ``layer_bytes`` are one layer's, computed again, and ``logits_bytes`` the head's, never both at
+    once; ``update_bytes`` are what the optimizer's step holds beside the states, when no activation is left."""
 
     state_bytes: int
     gathered_bytes: int
     activation_bytes: int
+    layer_bytes: int
     logits_bytes: int
+    update_bytes: int
     offloaded_host_bytes: int
 
     @property
     def peak_bytes(self) -> int:
-        return self.state_bytes + self.gathered_bytes + self.activation_bytes + self.logits_bytes
+        passes = self.gathered_bytes + self.activation_bytes + max(self.layer_bytes, self.logits_bytes)
+        return self.state_bytes + max(passes, self.update_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,20 +211,32 @@ def _engine(shape: ModelShape, plan: Plan) -> EngineForecast:
 
 
 def _trainer(shape: ModelShape, plan: Plan) -> TrainerForecast:
-    """Activations: with checkpointing one hidden state per layer and one layer's inside, else every layer's inside. Logits: as computed,
-    scaled by the temperature, and without flash attention's loss (which works in place) their log-softmax; entropy keeps two more."""
+    """With checkpointing one hidden state per layer is kept and one layer's inside computed again, else every layer's inside is kept.
+    Logits on a GPU: by chunks of tokens, with the head's gradient in fp32 and in the compute type; on the CPU whole: as computed, scaled by
+    the temperature, their log-softmax, and for entropy two more. Torch's AdamW holds a square root of every second moment at its step."""
     compute = dtype_bytes(plan.param_dtype)
     held = states(shape, plan)
     tokens = plan.tokens_per_gpu
-    inside = tokens * compute * (8 * shape.hidden + 2 * (shape.heads + shape.kv_heads) * shape.head_dim + _mlp_width(shape) * 3)
-    hiddens = shape.layers * tokens * shape.hidden * compute
+    inside = tokens * inside_units(shape) * compute
+    head = shape.vocab * shape.hidden
+    whole = tokens * shape.vocab * compute * (5 if plan.entropy else 3)
+    gradient = 0 if plan.lora_rank else head * (MASTER_BYTES + compute)
+    chunked = HEAD_COPIES * min(tokens, HEAD_TOKENS) * shape.vocab * MASTER_BYTES + gradient
     return TrainerForecast(
         state_bytes=held.weight_bytes + held.trained * (MASTER_BYTES + ADAM_BYTES),
-        gathered_bytes=compute * (2 * shape.largest_layer + shape.vocab * shape.hidden * (1 if shape.tied_embeddings else 2)),
-        activation_bytes=hiddens + inside if plan.gradient_checkpointing else shape.layers * inside,
-        logits_bytes=tokens * shape.vocab * compute * ((2 if plan.flash_attention else 3) + (2 if plan.entropy else 0)),
+        gathered_bytes=compute * (2 * shape.largest_layer + head * (1 if shape.tied_embeddings else 2)),
+        activation_bytes=shape.layers * (tokens * shape.hidden * compute if plan.gradient_checkpointing else inside),
+        layer_bytes=inside if plan.gradient_checkpointing else 0,
+        logits_bytes=whole if plan.cpu else chunked,
+        update_bytes=0 if plan.cpu else held.trained * MASTER_BYTES,
         offloaded_host_bytes=held.weight_bytes + held.trained * ADAM_BYTES,
     )
+
+
+def inside_units(shape: ModelShape) -> int:
+    """Numbers that one layer keeps of a token for its backward: two norms with their fp32 copies, queries, keys and values before and after
+    norm and rotation, the MLP's four products."""
+    return 12 * shape.hidden + 4 * (shape.heads + shape.kv_heads) * shape.head_dim + 4 * _mlp_width(shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +276,7 @@ def _host(shape: ModelShape, plan: Plan) -> HostForecast:
         engine_bytes=shape.parameters * dtype_bytes(plan.rollout_dtype) // plan.gen_tp * here if plan.lora_rank and not plan.cpu else 0,
         store_bytes=plan.object_store_bytes,
         data_bytes=trials * (plan.prompt_tokens + plan.response_tokens) * DATA_TOKEN_BYTES,
-        process_bytes=here * (2 * CPU_PROCESS if plan.cpu else GPU_PROCESS_HOST),
+        process_bytes=CONTROL_PROCESSES + here * (2 * CPU_PROCESS + (plan.kv_cache_bytes or 0) if plan.cpu else GPU_PROCESS_HOST),
         sandbox_bytes=plan.live_trials * plan.sandbox_bytes,
     )
 

@@ -4,8 +4,9 @@ Assumed rates and where they come from:
 
 - decoding at 60 % of the memory's bandwidth: Qwen3-0.6B on one H100, 256 sequences of 1,024 + 256 tokens, made 14.8k tokens/s
   (``tests/forecast/test_timing.py``);
-- training a dense policy at 35 %, a mixture's experts in FSDP at 5 % of the peak: published runs of 0.6B to 30B on one to eight H100 lie at
-  11 to 35 and at 3 %;
+- training: matrices and attention at 65 % of the peak, the work between them and the head's by the bytes they move, fitted on one H200 for
+  0.6B at 8k, 16k and 64k and for 4B at 16k (``docs/results/gpu.json``); an H100's bytes by its memory's bandwidth. A mixture's experts in
+  FSDP at 5 % of the peak: published runs lie at 3 %;
 - the CPU's numbers are those of the demonstration on 2 cores (``docs/results/demo.json``).
 
 A trial's size depends on tasks and policy more than on anything else: it is the widest part of the forecast's range, and what a smoke run
@@ -16,16 +17,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import log
+from math import inf, log
 from statistics import mean, pstdev
 from typing import Any
 
-from swerl.facts.memory import Plan
+from swerl.facts.memory import GIB, Plan
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Of one GPU (or of the whole machine, for the CPU). ``source`` says where they come from."""
+    """Of one GPU (or of the whole machine, for the CPU). ``source`` says where they come from. ``kept_bytes_s``: bytes that a layer keeps
+    for its backward (`facts.memory.inside_units`), made in a second beside matrices and attention; ``head_bytes_s``: fp32 logits, alike."""
 
     source: str
     flops: float
@@ -33,6 +35,8 @@ class Rates:
     prefill_share: float
     train_share_dense: float
     train_share_moe: float
+    kept_bytes_s: float
+    head_bytes_s: float
     decode_floor_s: float
     host_link_bytes_s: float
     weight_copy_bytes_s: float
@@ -47,16 +51,20 @@ H100 = Rates(
     flops=989e12,
     memory_bytes_s=0.6 * 3.35e12,
     prefill_share=0.4,
-    train_share_dense=0.35,
+    train_share_dense=0.65,
     train_share_moe=0.05,
+    kept_bytes_s=0.59e12,
+    head_bytes_s=0.089e12,
     decode_floor_s=0.006,
     host_link_bytes_s=25e9,
     weight_copy_bytes_s=10e9,
     disk_bytes_s=1e9,
     weights_fixed_s=0.2,
     boot_s=300.0,
-    update_fixed_s=5.0,
+    update_fixed_s=2.0,
 )
+H200 = replace(H100, source="assumed: H200", memory_bytes_s=0.6 * 4.8e12, kept_bytes_s=0.85e12, head_bytes_s=0.127e12)
+H200_BYTES = 100 * GIB  # a card with more memory than this is taken for one
 CPU = Rates(
     source="assumed: 2 CPU cores, as in the demonstration",
     flops=40e9,
@@ -64,6 +72,8 @@ CPU = Rates(
     prefill_share=0.5,
     train_share_dense=1.0,
     train_share_moe=1.0,
+    kept_bytes_s=inf,
+    head_bytes_s=inf,
     decode_floor_s=0.010,
     host_link_bytes_s=5e9,
     weight_copy_bytes_s=1e9,
@@ -91,7 +101,9 @@ class Trial:
 
 
 def rates_for(plan: Plan) -> Rates:
-    return CPU if plan.cpu else H100
+    if plan.cpu:
+        return CPU
+    return H200 if (plan.gpu_memory_bytes or 0) > H200_BYTES else H100
 
 
 def assumed_trials(plan: Plan) -> tuple[Trial, Trial, Trial]:

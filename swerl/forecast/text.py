@@ -30,7 +30,7 @@ def memory_lines(result: Forecast) -> list[str]:
         + (f", graphs ~{size(engine.graph_bytes)}" if engine.graph_bytes else ""),
         f"KV cache          {engine.kv_bytes_per_token:,} B a token and {device}" + _kv_text(result),
         f"trainer           ~{size(trainer.peak_bytes)} a {device} at the peak: states {size(trainer.state_bytes)}, "
-        f"gathered {size(trainer.gathered_bytes)}, activations ~{size(trainer.activation_bytes)}, "
+        f"gathered {size(trainer.gathered_bytes)}, activations ~{size(trainer.activation_bytes + trainer.layer_bytes)}, "
         f"logits ~{size(trainer.logits_bytes)} ({plan.tokens_per_gpu:,} tokens){_beyond(result)}",
         f"checkpoint        {about}{size(store.save_bytes)} a save"
         + (

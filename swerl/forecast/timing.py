@@ -7,8 +7,9 @@ is as many trials as are in the engine at once: a closed queue, whose trials are
 (Blom's quantile of the number that run last). ``colocate_async`` waits for no slowest trial, since slots go on with the next batch; its
 engine sleeps during an update all the same, so nothing else of a trial goes on then.
 
-Training. A forward pass costs two operations per active parameter and token and the attention's share, which flash attention computes at a
-dense policy's rate in a mixture too; a backward twice that (with adapters once), and checkpointing one more forward pass.
+Training. A forward pass costs two operations per active parameter and token and the attention's share, which flash attention computes at
+a dense policy's rate in a mixture too, and the bytes that norms, activations and the head move; a backward costs twice that (with adapters
+once), and checkpointing the layers' forward pass once more.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from statistics import NormalDist
 from types import MappingProxyType
 from typing import Any
 
-from swerl.facts.memory import Forecast, Plan, trained_parameters
+from swerl.facts.memory import Forecast, Plan, inside_units, trained_parameters
 from swerl.facts.shape import ModelShape, dtype_bytes
 from swerl.forecast.rates import Rates, Trial
 
@@ -66,13 +67,13 @@ def step_time(foreseen: Forecast, rates: Rates, trial: Trial) -> StepTime:
     plan, shape = foreseen.plan, foreseen.shape
     gen_s, one_s, slowest_s, busy, limit = _generation(foreseen, rates, trial, foreseen.trials_per_step)
     tokens = _trained_tokens(plan, trial) * foreseen.trials_per_step
-    forward_s = tokens * _forward_s(shape, plan, rates, trial) / plan.gpus
+    layers_s, head_s = (tokens * one / plan.gpus for one in forward_s(shape, plan, rates, trial.prompt_tokens + trial.response_tokens))
     offload_s = foreseen.trainer.offloaded_host_bytes / rates.host_link_bytes_s if plan.actor_offload else 0.0
     passes = 2 if plan.lora_rank else 3  # frozen weights get no gradient of their own
     phases = {
         "gen": gen_s,
-        "old_log_prob": forward_s * (2 if plan.reference_policy else 1),
-        "update_actor": forward_s * (passes + plan.gradient_checkpointing) + 2 * offload_s + rates.update_fixed_s,
+        "old_log_prob": (layers_s + head_s) * (2 if plan.reference_policy else 1),
+        "update_actor": layers_s * (passes + plan.gradient_checkpointing) + passes * head_s + 2 * offload_s + rates.update_fixed_s,
         "update_weights": _sync_s(foreseen, rates) + rates.weights_fixed_s,
         "save_checkpoint": foreseen.disk.save_bytes / rates.disk_bytes_s / plan.save_every,
         "validation": 0.0,
@@ -156,13 +157,15 @@ def _trained_tokens(plan: Plan, trial: Trial) -> float:
     return trial.prompt_tokens + trial.response_tokens if plan.remove_padding else plan.prompt_tokens + plan.response_tokens
 
 
-def _forward_s(shape: ModelShape, plan: Plan, rates: Rates, trial: Trial) -> float:
-    """Seconds of one GPU for one token of a mean trial."""
-    length = trial.prompt_tokens + trial.response_tokens
+def forward_s(shape: ModelShape, plan: Plan, rates: Rates, length: float) -> tuple[float, float]:
+    """Seconds of one GPU for one token of a row of ``length`` tokens: in the layers, and in the head with the log-probabilities."""
     share = rates.train_share_moe if shape.is_moe else rates.train_share_dense
     attention_share = rates.train_share_dense if plan.flash_attention else share
     attention = 2 * shape.attention_layers * shape.heads * shape.head_dim * length
-    return (2 * shape.active_parameters / share + attention / attention_share) / rates.flops
+    kept = shape.layers * inside_units(shape) * dtype_bytes(plan.param_dtype)
+    head = shape.vocab * shape.hidden
+    layers = (2 * (shape.active_parameters - head) / share + attention / attention_share) / rates.flops + kept / rates.kept_bytes_s
+    return layers, 2 * head / rates.train_share_dense / rates.flops + shape.vocab * 4 / rates.head_bytes_s
 
 
 def _at(mean_s: float, spread: float, z: float) -> float:

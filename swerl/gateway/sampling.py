@@ -21,7 +21,7 @@ from swerl.gateway.errors import ApiError, EngineAwayError, EngineError
 from swerl.gateway.gate import EngineGate, Hold
 from swerl.gateway.live import LiveTokens
 from swerl.gateway.settings import GatewaySettings
-from swerl.gateway.tree import Context, Turn, lineage, path_json, start_of
+from swerl.gateway.tree import Context, Turn, lineage, path_json
 
 _TRIES = 3
 _RETRY_S = 0.2
@@ -77,7 +77,7 @@ def sampling_for(
 
 def request_seed(session_seed: int, context: Context, sibling: int) -> int:
     """The same for the same place in the same session, whatever else runs at the time; different for every sample taken there."""
-    start = start_of(context)
+    start = context.start
     state = blake2b(f"{session_seed}:{context.depth}:{sibling}:".encode() + start.key, digest_size=8)
     return int.from_bytes(state.digest(), "little") & 0x7FFFFFFF
 

@@ -25,7 +25,7 @@ from swerl.gateway.placement import Placement, Placer
 from swerl.gateway.records import context_record, turn_record
 from swerl.gateway.sampling import Sampled, limit_tokens, request_seed, room_tokens, sample, sampling_for
 from swerl.gateway.settings import GatewaySettings
-from swerl.gateway.tree import Context, SessionTree, Turn, lineage, paths, side_starts, start_of
+from swerl.gateway.tree import Context, SessionTree, Turn, lineage, paths, turns_of_task
 from swerl.record.events import EventLog
 from swerl.record.session_journal import Journal
 
@@ -224,7 +224,7 @@ class Session:
 
     def recording(self, which: str = "all") -> dict[str, Any]:
         """The session as training rows; see `tree.paths`."""
-        sides = side_starts(self.tree)
+        turns = turns_of_task(self.tree)
         limit = self.parts.settings.response_tokens
         rows = [
             {**p.as_dict(), "overlong": (limit is not None and len(p.response_ids) >= limit) or (p.main and "overflow" in self.marks)}
@@ -235,14 +235,14 @@ class Session:
             "trial": self.trial,
             "sampling": self.sampling,
             "status": "open" if self.closed is None else f"closed: {self.closed}",
-            "turns": sum(start_of(t) not in sides for t in self.tree.turns),
+            "turns": turns,
             "prompt_tokens": sum(t.parent.end for t in self.tree.turns),
             "sampled_tokens": sum(t.tokens.count for t in self.tree.turns),
             "hold_s": round(self.hold.total_s, 3),
             "overflow": "overflow" in self.marks,
             "max_turns": "max_turns" in self.marks,
             "rerendered": "rerendered" in self.marks,
-            "side_calls": sum(start_of(t) in sides for t in self.tree.turns),
+            "side_calls": len(self.tree.turns) - turns,
             "aborted": self.aborted,
             "paths": rows,
         }
@@ -422,8 +422,7 @@ class Session:
             self.parts.events.emit(f"gateway.{what}", session=self.id, trial=self.trial)
 
     def _turns_so_far(self) -> int:
-        sides = side_starts(self.tree)
-        return sum(start_of(t) not in sides for t in self.tree.turns) + len(self.works)
+        return turns_of_task(self.tree) + len(self.works)
 
     def _refuse_if_closed(self) -> None:
         if self.closed is not None:

@@ -45,7 +45,8 @@ class Tokens:
 class Context:
     """``key`` identifies the messages it renders (with the tools, for a run that starts a conversation). ``end``: tokens from the root
     up to here; ``depth``: sampled turns up to here; ``saved``: it is in the journal; ``covers``: how many messages a start has taken over
-    as context although turns of ours were among them (0 for the usual start)."""
+    as context although turns of ours were among them (0 for the usual start). A start counts the ``sampled`` turns of its conversation, and
+    knows whether one is ``real`` (no probe) and one ``deep`` (not the first)."""
 
     id: int
     parent: Turn | Context | None
@@ -58,8 +59,15 @@ class Context:
     tool_count: int = 0
     covers: int = 0
     saved: bool = False
+    sampled: int = 0
+    real: bool = False
+    deep: bool = False
     turns: list[Turn] = field(default_factory=list)
     contexts: dict[bytes, Context] = field(default_factory=dict)
+    start: Context = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.start = self if self.parent is None else self.parent.start
 
 
 @dataclass(slots=True, eq=False)
@@ -81,6 +89,10 @@ class Turn:
     cached_tokens: int = 0
     contexts: dict[bytes, Context] = field(default_factory=dict)
     differences: set[str] = field(default_factory=set)
+
+    @property
+    def start(self) -> Context:
+        return self.parent.start
 
 
 Node = Context | Turn
@@ -149,6 +161,10 @@ class SessionTree:
         )
         parent.turns.append(node)
         self.turns.append(node)
+        start = node.start
+        start.sampled += 1
+        start.real |= not probe
+        start.deep |= node.depth > 1
         for call in answer.tool_calls:
             self._by_call.setdefault(call.id, []).append(node)
         return node
@@ -181,12 +197,6 @@ def path_json(node: Node) -> bytes:
     return b",".join(n.tokens.json for n in lineage(node) if n.tokens.count)
 
 
-def start_of(node: Node) -> Context:
-    first = lineage(node)[0]
-    assert isinstance(first, Context)
-    return first
-
-
 @dataclass(frozen=True, slots=True)
 class Path:
     """One leaf of the tree, as training rows. Lists after ``prompt_ids`` have one length; see `paths`."""
@@ -203,22 +213,16 @@ class Path:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def conversations(tree: SessionTree) -> dict[Context, list[Turn]]:
-    """Turns by the start of their conversation, in the order they were sampled."""
-    found: dict[Context, list[Turn]] = {start: [] for start in tree.starts.values()}
-    for turn in tree.turns:
-        found[start_of(turn)].append(turn)
-    return found
-
-
 def side_starts(tree: SessionTree) -> set[Context]:
     """Starts of conversations that are not the task: probes, and single turns without tools in a session that has tools (titles)."""
     session_has_tools = any(start.tool_count for start in tree.starts.values())
-    return {
-        start
-        for start, turns in conversations(tree).items()
-        if all(t.probe for t in turns) or (session_has_tools and not start.tool_count and all(t.depth == 1 for t in turns))
-    }
+    return {s for s in tree.starts.values() if not s.real or (session_has_tools and not s.tool_count and not s.deep)}
+
+
+def turns_of_task(tree: SessionTree) -> int:
+    """How many turns are no side call's. Its cost is the number of conversations, whatever their length."""
+    sides = side_starts(tree)
+    return sum(start.sampled for start in tree.starts.values() if start not in sides)
 
 
 def main_turn(tree: SessionTree) -> Turn | None:
@@ -228,7 +232,7 @@ def main_turn(tree: SessionTree) -> Turn | None:
     main: Turn | None = None
     signature: bytes | None = None
     for turn in tree.turns:
-        start = start_of(turn)
+        start = turn.start
         if start in sides or turn.probe:
             continue
         signature = start.signature if signature is None else signature
@@ -255,7 +259,7 @@ def paths(tree: SessionTree, *, which: str = "all") -> list[Path]:
     sides, taken, others = side_starts(tree), set(claimed), []
     for leaf in _leaves(tree):
         own = {n.id for n in lineage(leaf) if isinstance(n, Turn)} - taken
-        if own and start_of(leaf) not in sides:
+        if own and leaf.start not in sides:
             taken |= own
             others.append(_path(leaf, own, main=False))
     return [*others, *found]

@@ -228,7 +228,10 @@ class TrainerFits(Check):
                 remedy="train on more GPUs",
             )
         elif trainer.peak_bytes > memory:
-            parts = f"activations {size(trainer.activation_bytes)}, logits {size(trainer.logits_bytes)}"
+            activations = trainer.activation_bytes + trainer.layer_bytes
+            parts = (
+                f"activations {size(activations)}, logits {size(trainer.logits_bytes)}, the optimizer's step {size(trainer.update_bytes)}"
+            )
             yield self.found(f"about {size(trainer.peak_bytes)} of {size(memory)} ({parts})", ctx.source("training.max_token_len_per_gpu"))
         yield Fact(f"about {size(trainer.peak_bytes)} of {size(memory)}")
 

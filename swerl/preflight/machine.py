@@ -202,7 +202,8 @@ class Leftovers(Check):
         ended = [run for run in others if not is_held(run.lock, ctx)]
         if not token_file.is_file() and not ended:
             raise NotApplicable("no run has been started here before")
-        if token_file.is_file() and (found := owned_processes({TOKEN_VARIABLE: token_file.read_text().strip()}, ())):
+        held = is_held(ctx.run_dir.lock, ctx)  # then they are those of a living run, as SWERL-P003 says
+        if token_file.is_file() and not held and (found := owned_processes({TOKEN_VARIABLE: token_file.read_text().strip()}, ())):
             yield self.found(f"{len(found)} process(es) of an earlier start are alive: {_named(found)}", str(ctx.cfg.run_dir))
         yield from self._others(ended)
 

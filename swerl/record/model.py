@@ -34,14 +34,13 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class TrialRequest:
-    """One call of POST /trials. ``deadline_s`` None takes the run's; ``step`` groups trials for budgets and the tail. ``epoch`` is the
+    """One call of POST /trials. ``step`` groups trials for budgets and the tail. ``epoch`` is the
     start of the trainer (1 for the first) that asks; ``anew``: what was settled for an earlier start is no answer."""
 
     identity: Identity
     task_dir: Path
     task_id: str
     step: int
-    deadline_s: float | None = None
     epoch: int = 0
     anew: bool = False
 
@@ -49,7 +48,7 @@ class TrialRequest:
     def from_json(cls, body: Mapping[str, Any]) -> TrialRequest:
         """SwerlError SWERL-T001 names the field that is missing or of the wrong kind."""
         try:
-            split, sample, step, deadline_s = body["split"], body["sample"], body["step"], body.get("deadline_s")
+            split, sample, step = body["split"], body["sample"], body["step"]
             epoch, anew = body.get("epoch", 0), body.get("anew", False)
             if split not in SPLITS:
                 raise ValueError(f"split is {split!r}, not train or val")
@@ -61,8 +60,6 @@ class TrialRequest:
             for name in ("task_dir", "task_hash", "task_id", "version"):
                 if not isinstance(body[name], str) or not body[name]:
                     raise ValueError(f"{name} is {body[name]!r}, not a text")
-            if deadline_s is not None and not (isinstance(deadline_s, (int, float)) and deadline_s > 0):
-                raise ValueError(f"deadline_s is {deadline_s!r}, not a positive number")
             task_dir = Path(body["task_dir"])
             if not task_dir.is_absolute():
                 raise ValueError(f"task_dir {body['task_dir']!r} is not absolute")
@@ -72,7 +69,7 @@ class TrialRequest:
             ) from error
         except ValueError as error:
             raise fail("SWERL-T001", f"the request for a trial is malformed: {error}", "send the field as the interface says") from error
-        return cls(Identity(split, body["task_hash"], sample, body["version"]), task_dir, body["task_id"], step, deadline_s, epoch, anew)
+        return cls(Identity(split, body["task_hash"], sample, body["version"]), task_dir, body["task_id"], step, epoch, anew)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,25 @@
 | completed, max_turns | yes | yes | no | - |
 | context_overflow | yes | unless `reward.overlong` is drop | no | - |
 | agent_timeout | yes | only if `reward.timeout` is keep | no | - |
-| agent_error | if graded | if graded | no | agent |
+| agent_error | yes | yes | no | agent |
 | verifier_timeout, env_failed, infra_failed | no | no | yes, in a fresh sandbox | infrastructure |
 | tail_killed, cancelled | no | no | no | tail |
 
-An agent that had no answer from the engine is `infra_failed` whatever it made of that: neither its exit nor its tests say anything of the
-policy. `classify` reads exception *types*, never messages: Harbor records the type's name of what ended a phase. A type nobody has placed
-ends in `infra_failed` with the name in the record, so that a new kind of failure is seen instead of trained on.
+Whose doing a failure is follows from its phase and from what is known outside of the sandbox, never from what came out of it, so that an
+agent cannot choose to be absent:
+
+| phase | evidence | whose doing |
+|---|---|---|
+| any | a request had no answer from the engine (the gateway says so); a type in `OURS` | ours |
+| setup: before the agent began | - | ours |
+| agent: from there until its work was taken out | a type in `IN_TURN` | as it says |
+| agent | any other, and the policy has said nothing yet | ours |
+| agent | any other | the agent's, whatever broke |
+| grading | the same tests give a verdict on the untouched task (`swerl.trials.blame`) | the tested code's: a verdict of 0, no failure |
+| grading | they do not, or their sandbox does not start | the task's or ours |
+
+`classify` reads exception *types*, never messages: Harbor records the type's name of what ended a phase. An agent's failure without a
+verdict is a verdict of 0.
 """
 
 from __future__ import annotations
@@ -40,8 +52,8 @@ class Outcome(StrEnum):
 class Meaning:
     """One row of the table. ``in_loss`` may name the setting that decides."""
 
-    verdict: Literal["yes", "if graded", "no"]
-    in_loss: Literal["yes", "if graded", "reward.overlong", "reward.timeout", "no"]
+    verdict: Literal["yes", "no"]
+    in_loss: Literal["yes", "reward.overlong", "reward.timeout", "no"]
     retried: bool
     against: Literal["nobody", "agent", "infrastructure", "tail"]
 
@@ -55,7 +67,7 @@ MEANING: Mapping[Outcome, Meaning] = MappingProxyType(
         Outcome.MAX_TURNS: _GOOD,
         Outcome.CONTEXT_OVERFLOW: Meaning("yes", "reward.overlong", False, "nobody"),
         Outcome.AGENT_TIMEOUT: Meaning("yes", "reward.timeout", False, "nobody"),
-        Outcome.AGENT_ERROR: Meaning("if graded", "if graded", False, "agent"),
+        Outcome.AGENT_ERROR: Meaning("yes", "yes", False, "agent"),
         Outcome.VERIFIER_TIMEOUT: _BROKEN,
         Outcome.ENV_FAILED: _BROKEN,
         Outcome.INFRA_FAILED: _BROKEN,
@@ -64,8 +76,26 @@ MEANING: Mapping[Outcome, Meaning] = MappingProxyType(
     }
 )
 
-# Exception type names, by what they say. Harbor's own names, our sandbox's, and those that litellm lets escape from host-process agents.
-ENDED_BY: Mapping[Outcome, frozenset[str]] = MappingProxyType(
+Phase = Literal["setup", "agent", "grading"]
+
+# Exception types that something outside of every sandbox vouches for: the kernel of its host, an engine, a cluster, the gateway.
+OURS = frozenset(
+    {
+        "SandboxKilled",
+        "HostFailed",
+        "EngineAway",
+        "ClusterAway",
+        "PodGone",
+        "SessionClosed",
+        "GatewayUnreachable",
+        "GatewayRefused",
+        "CancelledError",  # and nobody of ours ended it
+    }
+)
+
+# What an agent's turn ended by, of types that say more than that it broke. Harbor's names, and those that litellm lets escape from agents
+# in the runner's process.
+IN_TURN: Mapping[Outcome, frozenset[str]] = MappingProxyType(
     {
         Outcome.CONTEXT_OVERFLOW: frozenset(
             {
@@ -85,6 +115,12 @@ ENDED_BY: Mapping[Outcome, frozenset[str]] = MappingProxyType(
                 "SandboxExhausted",
             }
         ),
+    }
+)
+
+# What keeps a trial from being set up or graded.
+OUT_OF_TURN: Mapping[Outcome, frozenset[str]] = MappingProxyType(
+    {
         Outcome.VERIFIER_TIMEOUT: frozenset({"VerifierTimeoutError"}),
         Outcome.ENV_FAILED: frozenset(
             {
@@ -98,25 +134,24 @@ ENDED_BY: Mapping[Outcome, frozenset[str]] = MappingProxyType(
                 "RewardFileNotFoundError",
                 "RewardFileEmptyError",
                 "VerifierOutputParseError",
+                "NoNumber",
                 "GradingSandboxFailed",
                 "ImagePullFailed",
                 "PodNotStarted",
                 "ContainerNotStarted",
                 "SwerlError",  # the task asks for what this sandbox cannot do
+                "SandboxExhausted",  # no agent has been in it
+                "NonZeroAgentExitCodeError",
             }
         ),
-        Outcome.CANCELLED: frozenset({"CancelledError"}),
     }
 )
-_OUTCOME_OF: Mapping[str, Outcome] = MappingProxyType({name: outcome for outcome, names in ENDED_BY.items() for name in names})
-
-# The agent brought its own sandbox down: that is a verdict of nothing done, not a failure of ours. An agent must gain nothing by it.
-FORFEITS = frozenset({"SandboxExhausted"})
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What an attempt left to judge by. ``exception`` is a type name; ``rewards`` the verifier's numbers, None when it gave none."""
+    """What an attempt left to judge by. ``exception`` is a type name, and ``phase`` where it was raised; ``spoke`` whether the policy had
+    said anything; ``rewards`` the verifier's numbers, None when it gave none."""
 
     exception: str | None = None
     rewards: Mapping[str, float] | None = None
@@ -124,8 +159,9 @@ class Evidence:
     context_overflow: bool = False
     ended_by: Outcome | None = None  # TAIL_KILLED or CANCELLED when the runner ended it, AGENT_TIMEOUT when its own clock did
     grading_disabled: bool = False
-    before_agent: bool = False  # it ended while the sandbox or the agent was set up, so the agent has done nothing
     unanswered: bool = False  # the agent had no answer to a request because of us, as the gateway or its absence says
+    phase: Phase = "setup"
+    spoke: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +184,7 @@ def classify(evidence: Evidence) -> Outcome:
     if evidence.ended_by is not None:
         return evidence.ended_by
     if evidence.exception is not None:
-        outcome = _OUTCOME_OF.get(evidence.exception, Outcome.INFRA_FAILED)
-        if outcome is Outcome.CANCELLED:  # nobody of ours ended it
-            return Outcome.INFRA_FAILED
-        if outcome is Outcome.AGENT_ERROR and evidence.before_agent:
-            return Outcome.ENV_FAILED
-        return outcome
+        return _blame(evidence.exception, evidence.phase, evidence.spoke)
     if evidence.context_overflow:
         return Outcome.CONTEXT_OVERFLOW
     if evidence.rewards is None and not evidence.grading_disabled:
@@ -161,13 +192,21 @@ def classify(evidence: Evidence) -> Outcome:
     return Outcome.MAX_TURNS if evidence.hit_max_turns else Outcome.COMPLETED
 
 
+def _blame(exception: str, phase: Phase, spoke: bool) -> Outcome:
+    if exception in OURS:
+        return Outcome.INFRA_FAILED
+    table = IN_TURN if phase == "agent" else OUT_OF_TURN
+    otherwise = Outcome.AGENT_ERROR if phase == "agent" and spoke else Outcome.INFRA_FAILED
+    return next((outcome for outcome, names in table.items() if exception in names), otherwise)
+
+
 def judge(evidence: Evidence, reward_key: str, overlong: str, timeout: str) -> Judgement:
     """The outcome with its verdict. RewardMissing when the verifier's numbers lack ``reward_key``."""
     outcome = classify(evidence)
     meaning = MEANING[outcome]
     rewards = evidence.rewards
-    if rewards is None and evidence.exception in FORFEITS:
-        rewards = {reward_key: 0.0}
+    if rewards is None and outcome is Outcome.AGENT_ERROR and not evidence.grading_disabled:
+        rewards = {reward_key: 0.0}  # it left nothing to grade, and must gain nothing by that
     graded = meaning.verdict != "no" and rewards is not None
     if graded and rewards is not None and reward_key not in rewards:
         raise RewardMissing(f"the verifier gave {sorted(rewards)}, not {reward_key!r}")
@@ -175,7 +214,6 @@ def judge(evidence: Evidence, reward_key: str, overlong: str, timeout: str) -> J
         graded
         and {
             "yes": True,
-            "if graded": True,
             "no": False,
             "reward.overlong": overlong == "keep",
             "reward.timeout": timeout == "keep",

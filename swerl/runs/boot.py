@@ -51,13 +51,14 @@ class BootWatch:
             self._news_at, self._told = now, False
         elif now - self._news_at >= QUIET_S and not self._told:
             self._told = True
-            threading.Thread(target=self._tell, args=(trainer.spec.log, now - self._news_at), name="boot-stacks", daemon=True).start()
+            told = (trainer.spec.log, now - self._news_at, self._processes()[:_MOST])  # asked here: the registry is this thread's
+            threading.Thread(target=self._tell, args=told, name="boot-stacks", daemon=True).start()
 
-    def _tell(self, log: Path, quiet_s: float) -> None:
+    def _tell(self, log: Path, quiet_s: float, processes: Sequence[Seen]) -> None:
         tail = [plain(line) for line in log.read_text(errors="replace").splitlines()[-_LAST_LINES:]]
         file = self._logs / f"stacks-{time.strftime('%Y%m%d-%H%M%S')}.txt"
         try:
-            file.write_text("\n\n".join(stacks(seen) for seen in self._processes()[:_MOST]) + "\n")
+            file.write_text("\n\n".join(stacks(seen) for seen in processes) + "\n")
             where = str(file)
         except OSError as error:  # no room for it: the alarm itself matters more
             where = f"not written: {error}"

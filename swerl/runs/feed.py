@@ -1,6 +1,6 @@
 """What a running run has to say: new events and metrics turned into lines for a person, and a picture of where it stands.
 
-Reads only what processes wrote for readers (``events/*.jsonl``, ``metrics.jsonl``); no log is scraped.
+Reads only what processes wrote for readers (``events/*.jsonl``, ``metrics.jsonl``), and no log.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 from swerl.record.events import EventLog
@@ -33,6 +33,7 @@ class Guard:
         self._run, self._events, self._line, self._notifier = run, events, line, plan.notifier
         self.pausing: Alarm | None = None
         self._telling: list[Thread] = []
+        self._ends = Event()
         self._looked = 0.0
         self._watchdog: Watchdog | None = None
         if plan.terms is not None:
@@ -69,11 +70,12 @@ class Guard:
         return next((alarm for alarm in new if alarm.action == "stop"), None)
 
     def tell(self, title: str, body: Mapping[str, Any], action: Action) -> None:
-        thread = self._notifier.tell(title, {"run": self._run.id, **body}, action, self._events.emit)
+        thread = self._notifier.tell(title, {"run": self._run.id, **body}, action, self._events.emit, self._ends)
         if thread is not None:
             self._telling.append(thread)
 
     def close(self) -> None:
-        """Wait until what is being told has been told, within its time limit."""
+        """Wait until what is being told has been told, within its time limit; what nobody heard before is told a last time."""
+        self._ends.set()
         for thread in self._telling:
             thread.join(TELL_S)

@@ -22,6 +22,7 @@ import yaml
 
 from swerl.config import RunConfig, dump_resolved
 from swerl.config.schema import PROJECT_ROOT, keys
+from swerl.record.redact import redact
 from swerl.record.rundir import RunDir, read_json, write_atomic, write_json
 from swerl.render import render
 from swerl.render import write as write_rendered
@@ -47,7 +48,7 @@ def prepare(config: RunConfig, run: RunDir, *, attempt: int, command: Sequence[s
     entry = {
         "attempt": attempt,
         "started": time.time(),
-        "command": list(command),
+        "command": [redact(word, config.secrets.values()) for word in command],
         "config": {"file": str(config.file), "profile": config.profile, "digest": config.digest},
         "source": source,
         "lock_sha256": found["locks"]["uv.lock"],
@@ -88,10 +89,8 @@ def snapshot(config: RunConfig) -> str:
 
 
 def redacted(text: bytes, secrets: Iterable[str]) -> bytes:
-    """``text`` without the secrets; a key written into a tracked config.yaml is part of its diff."""
-    for secret in secrets:
-        text = text.replace(secret.encode(), b"<secret>")
-    return text
+    """``text`` without secrets, those of the configuration and others; a key written into a tracked config.yaml is part of its diff."""
+    return redact(text.decode("utf-8", "surrogateescape"), secrets).encode("utf-8", "surrogateescape")
 
 
 def source_state(root: Path) -> dict[str, Any]:

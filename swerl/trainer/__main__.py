@@ -160,9 +160,9 @@ def start_ray(config) -> None:
     init = config.ray_kwargs.get("ray_init", {})
     defaults = get_ppo_ray_runtime_env(config)
     defaults.setdefault("env_vars", {})["TRANSFER_QUEUE_ENABLE"] = "1"
-    if (quoted := shlex.quote(sys.executable)) != sys.executable:
-        defaults["py_executable"] = quoted
     runtime_env = OmegaConf.merge(defaults, init.get("runtime_env", {}))
+    if runtime_env.get("py_executable") is None and (quoted := shlex.quote(sys.executable)) != sys.executable:
+        runtime_env.py_executable = quoted
     ray.init(**OmegaConf.to_container(OmegaConf.create({**init, "runtime_env": runtime_env})))
 
 

@@ -65,7 +65,6 @@ class TrialRollout:
             "sample": sample,
             "version": version,
             "step": step,
-            "deadline_s": None,
             "epoch": self.epoch,
             "anew": anew,
         }

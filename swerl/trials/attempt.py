@@ -18,23 +18,27 @@ from typing import Any
 import orjson
 from harbor.models.trial.config import AgentConfig, EnvironmentConfig, TaskConfig, TrialConfig, VerifierConfig
 from harbor.models.trial.result import TrialResult as HarborResult
+from harbor.models.verifier.result import VerifierResult
 from harbor.trial.hooks import TrialEvent
 from harbor.trial.trial import Trial
+from harbor.utils.trajectory_utils import load_model_usage_from_trajectory
 
 from swerl.record.events import EventLog
 from swerl.record.model import TrialRequest
-from swerl.record.outcomes import FORFEITS, Evidence, Outcome
-from swerl.trials import agentcfg
+from swerl.record.outcomes import Evidence, Outcome
+from swerl.trials import agentcfg, blame
 from swerl.trials.backends import Needs, backend_of
 from swerl.trials.clock import PROBE_S, GatewayWatch, OutOfTime, within
 from swerl.trials.detectors import commands, detect
 from swerl.trials.gateway import Closed, GatewayAdmin, GatewayRefused, GatewayUnreachable, Session
 from swerl.trials.grading import ANSWER
-from swerl.trials.sandboxes.gradable import Gradable
+from swerl.trials.sandboxes.gradable import Gradable, SandboxExhausted
 from swerl.trials.sandboxes.leftovers import EMPTY_TRUSTED, END_OTHERS, SNAPSHOT
 from swerl.trials.screening import Finding
 from swerl.trials.settings import GRADING, RunnerSettings
 from swerl.trials.warm import Ready
+
+READ_S = 60.0  # for what an agent's adapter makes of its logs
 
 
 @dataclass(slots=True)
@@ -55,7 +59,11 @@ class Attempt:
     closed_at: float = 0.0
     closed: Closed | None = None  # what the gateway said when the session ended
     host: str | None = None  # where the sandbox ran, for backends with more than one host
+    verifier: Any = None
+    failed: Exception | None = None  # what kept the work from a verdict, if that is not the agent's doing
+    sound: bool = False  # the verdict is there, and nothing broke before it
     rewards: dict[str, float] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
     info: dict[str, Any] = field(default_factory=dict)
 
 
@@ -102,13 +110,14 @@ class AttemptRunner:
         ``ready`` is the sandbox that `prepare` has started for it."""
         attempt = Attempt()
         ender.task = asyncio.current_task()
-        limit_s = min(self._settings.hard_timeout_s, request.deadline_s or float("inf"))
+        limit_s = self._settings.hard_timeout_s
         session: Session | None = None
-        started, phase = time.monotonic(), ""
+        started, its_own = time.monotonic(), False
 
         async def held_s() -> float:
-            nonlocal phase
-            phase = attempt.phase  # where it was when its time was up; ending it goes through later phases
+            nonlocal its_own
+            # When its time was up; ending it goes through later phases.
+            its_own = attempt.phase == "agent" or getattr(attempt.verifier, "handed_over", False)
             return await self._held_s(session.id if session else None, started)
 
         try:
@@ -119,9 +128,8 @@ class AttemptRunner:
                 attempt.session = session.id
             await within(self._trial(request, trial_name, session, attempt, ready), limit_s, held_s)
         except OutOfTime:
-            self._blame(
-                attempt, "OutOfTime", f"the trial took more than {limit_s:.0f} s", Outcome.AGENT_TIMEOUT if phase == "agent" else None
-            )
+            by = Outcome.AGENT_TIMEOUT if its_own else None
+            self._blame(attempt, "OutOfTime", f"the trial took more than {limit_s:.0f} s", by)
         except asyncio.CancelledError:
             if ender.by is None or ender.task is None:
                 raise
@@ -132,6 +140,8 @@ class AttemptRunner:
         finally:
             if session is not None:
                 await asyncio.shield(self._close(session, attempt))
+        phase = "setup" if attempt.agent_began is None else "agent" if attempt.failed is None else "grading"
+        attempt.evidence = replace(attempt.evidence, phase=phase, spoke=session is None or attempt.turns > 0)
         if session is not None:
             self._add_gateways_word(attempt)
         return attempt
@@ -217,9 +227,40 @@ class AttemptRunner:
 
         async def on_our_clock(*args: Any, **kwargs: Any) -> None:
             began = time.monotonic()
-            await within(run(*args, **kwargs), limit_s, lambda: self._held_s(session.id if session else None, began))
+            try:
+                await within(run(*args, **kwargs), limit_s, lambda: self._held_s(session.id if session else None, began))
+            except Exception as error:
+                ours = blame.outside(error)
+                if ours is None or ours is error:
+                    raise
+                raise ours from error
 
         trial.agent.run = on_our_clock  # type: ignore[method-assign]
+
+        async def verified(verifier: Any, limit_s: float | None) -> VerifierResult:
+            attempt.verifier = verifier
+            try:
+                result, findings = await blame.verdict(verifier, limit_s, self._settings.reward_key)
+            except SandboxExhausted:
+                raise
+            except Exception as error:
+                attempt.failed = error
+                raise
+            attempt.findings += findings
+            attempt.sound = trial.result.exception_info is None
+            return result
+
+        trial._verify_with_timeout = verified  # type: ignore[method-assign]
+
+        async def read_logs(result: HarborResult) -> None:
+            """What adapters make of an agent's logs is for people: no log can keep its work from being graded, or hold the loop."""
+            await trial._download_agent_logs()
+            try:
+                await asyncio.wait_for(asyncio.to_thread(_read_logs, trial, result), READ_S)
+            except Exception as error:
+                attempt.findings.append(Finding("unreadable-log", f"{type(error).__name__}: {error}"))
+
+        trial._sync_agent_output = read_logs  # type: ignore[method-assign]
 
         def now_in(phase: str) -> None:
             attempt.phase = phase
@@ -238,9 +279,11 @@ class AttemptRunner:
         async def agent_over(_: Any) -> None:
             now_in("grading")
             attempt.agent_ended = attempt.agent_ended or time.monotonic()
-            await self._quiet(environment, own_processes)
-            if session is not None:
-                await self._close(session, attempt)
+            try:
+                await self._quiet(environment, own_processes)
+            finally:
+                if session is not None:
+                    await self._close(session, attempt)
 
         def enter(phase: str) -> Any:
             async def hook(_: Any) -> None:
@@ -269,19 +312,23 @@ class AttemptRunner:
     def _collect(self, trial: Trial, attempt: Attempt) -> None:
         result: HarborResult = trial.result
         agent, environment = trial.agent, trial.agent_environment
-        error = result.exception_info
+        broke = result.exception_info
+        if attempt.failed is not None:
+            kind, attempt.error = type(attempt.failed).__name__, f"{type(attempt.failed).__name__}: {attempt.failed}"[:2000]
+        elif broke is not None:
+            kind, attempt.error = broke.exception_type, f"{broke.exception_type}: {broke.exception_message}"[:2000]
+        else:
+            kind = None
         rewards = result.verifier_result.rewards if result.verifier_result else None
         stop = getattr(agent, "stop_reason", None)
         attempt.evidence = Evidence(
-            exception=error.exception_type if error else None,
+            exception=None if attempt.sound else kind,  # what breaks after a verdict does not change it
             rewards=rewards,
             hit_max_turns=stop == "max_turns",
             context_overflow=stop == "context_overflow",
             grading_disabled=trial.config.verifier.disable,
-            before_agent=attempt.agent_began is None,
         )
         attempt.rewards = {key: float(value) for key, value in (rewards or {}).items()}
-        attempt.error = f"{error.exception_type}: {error.exception_message}"[:2000] if error else None
         attempt.setup_s = _span(result.environment_setup) + _span(result.agent_setup)
         attempt.agent_s, attempt.verifier_s = _span(result.agent_execution), _span(result.verifier)
         if stop:
@@ -294,9 +341,10 @@ class AttemptRunner:
             findings += [Finding("left-running", line).as_dict() for line in environment.leftovers[:8]]
             findings += [Finding("link-outside", link).as_dict() for link in environment.refused_links[:8]]
             findings += [Finding("left-out", name).as_dict() for name in environment.left_out[:8]]
-        if error is not None and error.exception_type in FORFEITS and not attempt.evidence.before_agent:
-            findings.append(Finding("sandbox-exhausted", error.exception_message or "").as_dict())
-        if error is not None and error.exception_type == "AgentTimeoutError":
+        findings += [finding.as_dict() for finding in attempt.findings[:8]]
+        if kind == "SandboxExhausted" and attempt.agent_began is not None:
+            findings.append(Finding("sandbox-exhausted", attempt.error or "").as_dict())
+        if kind == "AgentTimeoutError":
             findings.append(Finding("agent-timeout", f"after {attempt.agent_s:.0f} s").as_dict())
         if findings:
             attempt.info["findings"] = findings[:48]
@@ -334,6 +382,13 @@ class AttemptRunner:
             avoid=tuple(self.avoid),
         )
         return self._backend.environment(settings.harbor["environment"], needs)
+
+
+def _read_logs(trial: Trial, result: HarborResult) -> None:
+    """As Harbor's own, of the parts that a single agent has. Blocks."""
+    trial._populate_agent_context(result.agent_result)
+    if result.agent_result is not None and result.agent_result.model_usage is None:
+        result.agent_result.model_usage = load_model_usage_from_trajectory(trial.agent.logs_dir / "trajectory.json")
 
 
 def _span(timing: Any) -> float:

@@ -1,14 +1,16 @@
 """What of an agent's work may take part in grading. Pure: names in, decisions out.
 
 The agent's changes are applied to a fresh copy of the task, except those that would speak to the grader instead of the problem: files that
-Python or pytest read by themselves, names that shadow the standard library, compiled files, and test files (the task's own tests decide).
-A dropped change leaves the task's original in place. Every drop is a finding.
+Python or pytest read by themselves, what a package says of itself to installers and plugin hosts, names that shadow the standard library,
+compiled files, and whatever lies in a directory of tests (the task's own tests decide). A dropped change leaves the task's original in
+place. Every drop is a finding. Source that names the grader's directories is let through and named: no honest program asks for them.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -16,9 +18,10 @@ from pathlib import PurePosixPath
 from swerl.trials.sandboxes.received import Received, printable
 
 _STARTUP = {"sitecustomize.py", "usercustomize.py", "sitecustomize", "usercustomize"}
-_PYTEST = {"conftest.py", "pytest.ini", ".pytest.ini", "pytest.toml", "tox.ini"}
-_MAY_HOLD_PYTEST = {"pyproject.toml", "setup.cfg"}
-_PYTEST_SECTION = re.compile(rb"^\s*\[+\s*(tool\.pytest|tool:pytest|pytest)", re.MULTILINE)
+_PYTEST = {"conftest.py", "pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini"}
+_PYTEST_SECTION = re.compile(r"""\s*\[+[\s"']*(tool[\s"']*[.:][\s"']*)?pytest\b""")
+_METADATA = re.compile(r".*\.(dist-info|egg-info)$")
+_GRADERS = re.compile(rb"""(?<![\w./-])/(?:tests|logs/verifier)(?![\w-])""")
 _TEST_FILE = re.compile(r"(^test_.*\.py|.*_test\.(py|go|c|cc|cpp|rs)|.*\.(test|spec)\.[cm]?[jt]sx?)$")
 _COMPILED = (".pyc", ".pyo", ".pth", ".egg-link")
 
@@ -43,6 +46,8 @@ def screen(received: Received, content: Callable[[str], bytes]) -> tuple[list[st
         if kind:
             drop.append(name)
             findings.append(Finding(kind, name))
+        elif name not in directories and _GRADERS.search(content(name)):
+            findings.append(Finding("names-grader", name))
     findings += [Finding("link-outside", link) for link in received.refused]
     findings += [Finding("test-removed", name) for name in received.gone if _TEST_FILE.match(PurePosixPath(name).name)]
     return drop, findings
@@ -62,11 +67,30 @@ def _kind(path: PurePosixPath, known: bool, holds_others: bool, content: Callabl
         return "python-startup"
     if path.name in _PYTEST:
         return "test-configuration"
-    if path.name in _MAY_HOLD_PYTEST and _PYTEST_SECTION.search(content(str(path))):
+    if (path.name == "pyproject.toml" and _configures_by_toml(content(str(path)))) or (
+        path.name == "setup.cfg" and _configures_by_lines(content(str(path)))
+    ):
         return "test-configuration"
-    if _TEST_FILE.match(path.name):
+    if any(_METADATA.match(part) for part in path.parts):
+        return "package-metadata"
+    if _TEST_FILE.match(path.name) or "tests" in path.parts[:-1]:
         return "test-file"
     return _shadow(path, known)
+
+
+def _configures_by_toml(data: bytes) -> bool:
+    """By the reader that pytest uses; what it cannot read, by its lines."""
+    try:
+        found = tomllib.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return _configures_by_lines(data)
+    tool = found.get("tool")
+    return isinstance(tool, dict) and "pytest" in tool
+
+
+def _configures_by_lines(data: bytes) -> bool:
+    """Lines as Python's text mode and its readers of ini files end them."""
+    return any(_PYTEST_SECTION.match(line) for line in data.decode("utf-8", "replace").splitlines())
 
 
 def _shadow(path: PurePosixPath, known: bool) -> str | None:

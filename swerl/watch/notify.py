@@ -1,7 +1,7 @@
 """Tells somebody of an alarm or of a run's end: a command, a webhook, or both. Off unless the configuration names one.
 
-A message is told in a thread of its own with a time limit; that nobody could be told is an event, never the run's problem. Secrets are
-taken out of every message, and the webhook's own URL is one.
+A message is told in a thread of its own with a time limit. What could not be told is an event, never the run's problem, and is told again:
+after the pauses of `AGAIN_S`, and a last time when the run ends. Secrets are taken out of every message, and the webhook's own URL is one.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ import orjson
 
 from swerl.config import RunConfig
 from swerl.config.schema import keys
+from swerl.record.redact import redact
 from swerl.watch.alarm import ORDER, Action
 
 TELL_S = 20.0
+AGAIN_S = (10.0, 60.0, 300.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,28 +42,34 @@ class Notifier:
         command = tuple(shlex.split(notify.command or ""))
         return cls(command, config.secrets.webhook, notify.least, config.secrets.values())
 
-    def tell(self, title: str, body: Mapping[str, Any], action: Action, report: Callable[..., None]) -> threading.Thread | None:
-        """Send one message, if it is grave enough and somebody wants it; returns the thread that does."""
+    def tell(
+        self, title: str, body: Mapping[str, Any], action: Action, report: Callable[..., None], ends: threading.Event | None = None
+    ) -> threading.Thread | None:
+        """Send one message, if it is grave enough and somebody wants it; returns the thread that does. It tries again until ``ends`` is
+        set, or not at all without it."""
         if ORDER.index(action) < ORDER.index(self.least) or not (self.command or self.webhook):
             return None
-        thread = threading.Thread(target=self._send, args=(title, body, report), name="notify", daemon=True)
+        thread = threading.Thread(target=self._send, args=(title, body, report, ends), name="notify", daemon=True)
         thread.start()
         return thread
 
-    def _send(self, title: str, body: Mapping[str, Any], report: Callable[..., None]) -> None:
+    def _send(self, title: str, body: Mapping[str, Any], report: Callable[..., None], ends: threading.Event | None) -> None:
         said = {"title": title, "text": title, "content": title, **body}  # the title again by the names that chat webhooks read
         message = self.redacted(orjson.dumps(said, default=str).decode())
-        for way, send in (("command", self._run), ("webhook", self._post)):
-            try:
-                send(message, self.redacted(title))
-            except (OSError, subprocess.SubprocessError, urllib.error.URLError, ValueError) as error:
-                report("notify.failed", way=way, error=self.redacted(str(error)))
+        untold = {"command": self._run, "webhook": self._post}
+        for pause_s in (0.0, *AGAIN_S):
+            ended = ends is None or ends.wait(pause_s)
+            for way, send in list(untold.items()):
+                try:
+                    send(message, self.redacted(title))
+                    del untold[way]
+                except (OSError, subprocess.SubprocessError, urllib.error.URLError, ValueError) as error:
+                    report("notify.failed", way=way, error=self.redacted(str(error)))
+            if ended or not untold:
+                return
 
     def redacted(self, text: str) -> str:
-        for secret in self.secrets:
-            for form in (secret, orjson.dumps(secret).decode()[1:-1]):
-                text = text.replace(form, "<secret>")
-        return text
+        return redact(text, self.secrets)
 
     def _run(self, message: str, title: str) -> None:
         if not self.command:

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ import yaml
 
 from swerl.artifacts.gather import gather
 from swerl.artifacts.ledger import Ledger
-from swerl.config import examine
+from swerl.config import examine, load_resolved
 from swerl.errors import SwerlError
 from swerl.record.checkpoints import commit
 from swerl.record.events import EventLog
@@ -32,6 +33,7 @@ from swerl.record.states import State
 from swerl.record.trial_journal import Journal
 from swerl.report import add_report
 from swerl.runs.prepare import prepare
+from tests.record.secretkit import CASES
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -163,6 +165,35 @@ def test_no_secret_is_in_an_archive(make_run, tmp_path: Path, monkeypatch: pytes
             assert secret not in text, (path, secret)
     assert HIDDEN in (archive / "logs" / "first.log").read_text()
     assert any(HIDDEN in p.read_text() for p in archive.glob("trajectories/*/agent/trajectory.json"))
+
+
+def test_no_kind_of_secret_is_in_an_archive_wherever_it_was(make_run, tmp_path: Path):
+    run = make_run()
+    texts = [text for _, text in CASES.values()]
+    every = "\n".join(texts)
+    with run.trainer_log.open("a") as log:
+        log.write(every + "\n")
+    EventLog(run.events_of("trainer"), "trainer").emit("engine.died", error=every, lines=texts)
+    EventLog(run.events_of("runner"), "runner").emit("task.quarantined", task="t9", attempts=4, error=every)
+    (run.root / "source.1.diff").write_text("".join(f"+{line}\n" for line in every.split("\n")))
+    manifest = json.loads(run.manifest.read_bytes())
+    manifest["attempts"][0]["command"] = ["swerl", "train", *texts]
+    write_json(run.manifest, manifest)
+    with sqlite3.connect(run.registry) as registry:
+        registry.execute("UPDATE runs SET problem = ?", (every,))
+    registry.close()
+    trials = load_resolved(run.resolved).experiment.trials_dir
+    steps = [{"source": "agent", "message": text, "tool_calls": [{"arguments": {"command": text}}]} for text in texts]
+    for trial in trials.iterdir():
+        (trial / "agent" / "trajectory.json").write_text(json.dumps({"steps": steps}))
+        (trial / "verifier" / "test-stdout.txt").write_text(every)
+        (trial / "trial.log").write_text(every)
+    archive = gather(run.root, report=add_report, artifacts_dir=tmp_path / "artifacts", notes=every)
+    written = {path: path.read_bytes().decode("latin-1") for path in archive.rglob("*") if path.is_file()}
+    assert len(written) > 20
+    for kind, (secret, _) in CASES.items():
+        for path, text in written.items():
+            assert secret not in text, (kind, path)
 
 
 def test_log_tails_and_trajectories_are_bounded(make_run, tmp_path: Path):

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -179,8 +180,19 @@ def test_config_migrate_explain_and_docs(tmp_path):
     assert code == 0 and "tensor" in out.lower()
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device", "/x"), OSError(errno.EDQUOT, "Disk quota exceeded")])
-def test_a_full_disk_is_a_problem_with_an_id(error, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("error", "id"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/x"), "SWERL-R015"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "SWERL-R015"),
+        (sqlite3.OperationalError("database or disk is full"), "SWERL-R015"),
+        (OSError(errno.EIO, "Input/output error"), "SWERL-R052"),
+        (OSError(errno.EROFS, "Read-only file system", "/x"), "SWERL-R052"),
+        (sqlite3.OperationalError("disk I/O error"), "SWERL-R052"),
+        (sqlite3.OperationalError("attempt to write a readonly database"), "SWERL-R052"),
+    ],
+)
+def test_what_a_disk_does_not_take_is_a_problem_with_an_id(error, id, monkeypatch, capsys):
     import swerl.cli
 
     def full(**kwargs):
@@ -188,17 +200,17 @@ def test_a_full_disk_is_a_problem_with_an_id(error, monkeypatch, capsys):
 
     monkeypatch.setattr(swerl.cli.cli, "main", full)
     assert run(["status"]) == 1
-    assert "SWERL-R015 " in capsys.readouterr().err
+    assert f"{id} " in capsys.readouterr().err
 
 
 def test_other_errors_of_the_system_are_not_disguised(monkeypatch):
     import swerl.cli
 
     def broken(**kwargs):
-        raise OSError(errno.EIO, "Input/output error")
+        raise OSError(errno.ENODEV, "No such device")
 
     monkeypatch.setattr(swerl.cli.cli, "main", broken)
-    with pytest.raises(OSError, match="Input/output"):
+    with pytest.raises(OSError, match="No such device"):
         run(["status"])
 
 

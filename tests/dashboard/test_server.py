@@ -19,6 +19,7 @@ from swerl.dashboard.server import DashboardServer
 from swerl.errors import SwerlError
 from swerl.record.listening import Address
 from tests.dashboard.dashkit import serving, with_server
+from tests.record.secretkit import CASES
 
 VIEWS = ("overview", "config", "names", "validations", "rates", "tasks", "steps", "trials", "tail", "engine", "cost", "logs")
 
@@ -251,6 +252,21 @@ def test_logs_are_paged_searched_and_redacted(run_dir: Path) -> None:
         assert len(found) == 20_000 and "abcdefgh" not in found[5] and "<secret>" in found[5]
         hits = await page(search="LINE 777 ")
         assert hits["matches"] == 1 and (await page(start=hits["lines"][0]["start"]))["lines"][0] == "line 777 red"
+        assert (await page(search="Bearer"))["matches"] == 1
+        assert (await page(search="abcd"))["matches"] == 0, "a search tells nothing of what is hidden"
+
+    with_server(run_dir.parent, ask)
+
+
+def test_no_kind_of_secret_is_on_a_page_of_a_log(run_dir: Path) -> None:
+    (run_dir / "logs" / "gateway.log").write_text("".join(f"INFO \x1b[33m{text}\x1b[0m\n" for _, text in CASES.values()))
+
+    async def ask(url: str, http: aiohttp.ClientSession) -> None:
+        async with http.get(f"{url}/api/run/made/log", params={"name": "gateway"}) as answer:
+            shown = await answer.text()
+        assert shown.count("secret>") >= len(CASES) / 2
+        for kind, (secret, _) in CASES.items():
+            assert secret not in shown, kind
 
     with_server(run_dir.parent, ask)
 

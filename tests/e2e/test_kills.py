@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from .world import PROCESSES
+
 pytestmark = [pytest.mark.slow]
 STEPS = 3
 
@@ -63,29 +65,14 @@ def test_each_process_killed_once(run_of):
     assert versions == {"init:0": 4, "L2:3": 4}
 
 
-TREE = (
-    "ray::TrialWorker",  # runs the groups
-    "ray::EngineBridge",
-    "ray::vLLMHttpServer",
-    "VLLM::EngineCore",
-    "ray::GlobalRequestLoadBalancer",
-    "ray::SimpleStorageUnit",  # the TransferQueue's rows
-    "ray::TransferQueueController",
-    "ray::WorkerDict",  # the policy's optimizer
-    "ray::TrainerTask",
-    "raylet",
-    "gcs_server",
-)
-
-
 @pytest.mark.long
 def test_every_process_of_the_tree_killed_in_one_run(run_of):
     """Each while trials of another step are sampled; the run goes on by itself every time, and every step is there once."""
-    steps = len(TREE) + 1
+    steps = len(PROCESSES) + 1
     run = run_of("tree-of-processes", **{"training.total_steps": str(steps), "training.test_freq": "-1", "harbor_runtime.num_workers": "2"})
     run.start()
     took = {}
-    for step, victim in enumerate(TREE, 1):
+    for step, victim in enumerate(PROCESSES, 1):
         run.await_event("trainer", "step.begin", step=step)
         run.await_event("runner", "trial.started", step=step)
         killed = time.time()

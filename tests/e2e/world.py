@@ -20,6 +20,19 @@ from swerl.record.rundir import RunDir
 
 ROOT = Path(__file__).resolve().parents[2]
 SWERL = Path(sys.executable).with_name("swerl")
+PROCESSES = (  # of the trainer's tree, beside the trainer itself
+    "VLLM::EngineCore",
+    "ray::WorkerDict",  # the policy's optimizer
+    "raylet",
+    "ray::SimpleStorageUnit",  # the TransferQueue's rows
+    "ray::GlobalRequestLoadBalancer",
+    "ray::TrialWorker",  # runs the groups
+    "ray::EngineBridge",
+    "ray::vLLMHttpServer",
+    "gcs_server",
+    "ray::TransferQueueController",
+    "ray::TrainerTask",
+)
 
 
 def make_world(root: Path, clean_steps: int = 40) -> dict[str, str]:
@@ -34,7 +47,8 @@ def make_world(root: Path, clean_steps: int = 40) -> dict[str, str]:
         "warmstart.train(policy, words, make_tasks(repair.DEMONSTRATION_SEED, 640, 'train'), recipe, 0, print);"
         f"model.save(policy, words, Path({str(root / 'policy')!r}))"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    passive = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}  # as the policy's own build: other work on the machine costs little
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=passive)
     tasks = [sys.executable, "-m", "swerl.data.generate", "--out", str(root / "tasks"), "--train", "24", "--val", "4"]
     subprocess.run(tasks, check=True, cwd=ROOT)
     with socket.socket() as probe:

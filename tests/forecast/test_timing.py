@@ -13,13 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swerl.config import load
 from swerl.facts.memory import GIB, Plan, forecast
+from swerl.facts.plan import plan_of
 from swerl.facts.shape import read_shape
 from swerl.forecast.advice import advise, fitting
 from swerl.forecast.outlook import outlook
 from swerl.forecast.rates import CPU, H100, assumed_trials, measured_trial, rates_for
 from swerl.forecast.text import render
-from swerl.forecast.timing import _at, _quantile, decode_s, step_time
+from swerl.forecast.timing import _at, _quantile, decode_s, forward_s, step_time
 
 PROJECT = Path(__file__).resolve().parents[2]
 SHAPES = Path(__file__).parent / "shapes"
@@ -66,6 +68,51 @@ def test_decoding_on_an_h100_is_as_fast_as_it_was_measured():
     foreseen = forecast(SMALL, replace(EIGHT, gpus=1, gen_tp=1, prompt_tokens=1024, response_tokens=256))
     rate = 256 / decode_s(foreseen, H100, 1024 + 128, 256)
     assert recorded["tokens_per_s"] * 0.85 < rate < recorded["tokens_per_s"] * 1.4
+
+
+def on_a_card() -> list[dict]:
+    records = orjson.loads((PROJECT / "docs" / "results" / "gpu.json").read_bytes())["records"]
+    return [
+        {**figure, "shape": record["shape"]} for record in records for figure in record["figures"] if figure["what"].startswith("engine")
+    ]
+
+
+@pytest.mark.parametrize("figure", on_a_card(), ids=lambda f: f"{f['shape']}: {f['what']}, {f['case']}")
+def test_the_trainer_on_one_h200_as_it_was_measured(figure):
+    """Constants are fitted on the 0.6B shape's figures; the 4B ones check them. Memory within a tenth, time within a quarter."""
+    shape = {"0.6b": SMALL, "4b": read_shape(SHAPES / "qwen3-4b.json")}[figure["shape"]]
+    sequences, length = (int(word.removesuffix("k")) for word in figure["case"].split()[0].split("x"))
+    packed = int(figure["case"].split(" in ")[1].split("k")[0]) if " in " in figure["case"] else length
+    plan = replace(
+        EIGHT,
+        gpus=1,
+        gen_tp=1,
+        sequence_parallel=1,
+        gpu_memory_bytes=141 * 10**9,
+        tokens_per_gpu=packed * 1024,
+        gradient_checkpointing="no checkpointing" not in figure["case"],
+    )
+    assert figure["tokens"] == sequences * length * 1024
+    layers_s, head_s = forward_s(shape, plan, rates_for(plan), length * 1024)
+    foreseen = forecast(shape, plan).trainer
+    seconds = figure["tokens"] / figure["rate"]
+    if "log-prob" in figure["what"]:
+        assert figure["tokens"] * (layers_s + head_s) == pytest.approx(seconds, rel=0.25)
+        return
+    passes = 4 if plan.gradient_checkpointing else 3
+    assert figure["tokens"] * (passes * layers_s + 3 * head_s) == pytest.approx(seconds, rel=0.25)
+    assert foreseen.peak_bytes / GIB == pytest.approx(figure["peak_gib"], rel=0.10)
+
+
+@pytest.mark.parametrize(
+    ("profile", "shape", "gpu_gib"),
+    [(None, "qwen3-30b-a3b", 80), ("qwen3-4b-1gpu", "qwen3-4b", 139), ("qwen3-8b-8gpu", "qwen3-8b", 80)],
+)
+def test_a_shipped_profile_leaves_five_percent_of_its_card(profile, shape, gpu_gib):
+    config = load(PROJECT / "config.yaml", profile, {"model.model_path": "/policy", "data.data_dir": "/indexes"})
+    foreseen = forecast(read_shape(SHAPES / f"{shape}.json"), plan_of(config, steps=None, gpu_memory_bytes=gpu_gib * GIB))
+    assert foreseen.trainer.peak_bytes <= 0.95 * gpu_gib * GIB
+    assert foreseen.engine.full_sequences >= 2
 
 
 def test_kv_capacity_within_one_percent_of_what_was_measured():
@@ -154,16 +201,18 @@ def test_attention_of_a_mixture_is_computed_as_a_dense_policys():
 
 def test_a_trainer_that_does_not_fit_is_told_what_would():
     """Each setting is tried on the forecast; the first changes least."""
-    foreseen = forecast(MOE, EIGHT)
+    whole = replace(EIGHT, sequence_parallel=1, tokens_per_gpu=108_000)
+    foreseen = forecast(MOE, whole)
     assert foreseen.trainer.peak_bytes > 80 * GIB
     found = {one.key: one for one in fitting(foreseen)}
-    assert next(iter(found)) == "training.sp_size" and found["training.sp_size"].then == "8" and "infrastructure.nnodes" in found
-    changed = forecast(MOE, replace(EIGHT, sequence_parallel=8, tokens_per_gpu=13_500))
+    assert next(iter(found)) == "training.sp_size" and found["training.sp_size"].then == "2" and "infrastructure.nnodes" in found
+    changed = forecast(MOE, replace(EIGHT, sequence_parallel=2, tokens_per_gpu=54_000))
     assert found["training.sp_size"].peak_bytes == changed.trainer.peak_bytes <= 80 * GIB
-    assert fitting(forecast(MOE, replace(EIGHT, gpu_memory_bytes=141 * GIB))) == []
-    assert fitting(forecast(MOE, replace(EIGHT, gpu_memory_bytes=50 * GIB)))[0].key == "infrastructure.nnodes"
+    assert fitting(forecast(MOE, replace(whole, gpu_memory_bytes=141 * GIB))) == []
+    assert fitting(forecast(MOE, replace(whole, gpu_memory_bytes=50 * GIB)))[0].key == "infrastructure.nnodes"
+    assert forecast(MOE, EIGHT).trainer.peak_bytes <= 76 * GIB, "the shipped profile leaves five percent of an 80 GiB card"
     small = replace(EIGHT, gpus=1, gen_tp=1, sequence_parallel=1, prompt_tokens=1000, response_tokens=1000)
-    one = replace(small, dynamic_batches=False, tokens_per_gpu=128 * 2000)
+    one = replace(small, dynamic_batches=False, tokens_per_gpu=512 * 2000)
     assert next(f.key for f in fitting(forecast(SMALL, one))) == "training.micro_batch_size_per_gpu"
 
 

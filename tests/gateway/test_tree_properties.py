@@ -19,7 +19,7 @@ from swerl.gateway.placement import Placer
 from swerl.gateway.records import context_record, read_tree, turn_record
 from swerl.gateway.sampling import Sampled
 from swerl.gateway.template import ChatTemplate
-from swerl.gateway.tree import Context, SessionTree, Tokens, Turn, lineage, paths, side_starts, start_of
+from swerl.gateway.tree import Context, SessionTree, Tokens, Turn, lineage, paths, side_starts, turns_of_task
 
 
 @dataclass
@@ -170,6 +170,10 @@ def act(world: World, action: str) -> None:
 def check(world: World, tree: SessionTree) -> None:
     rows = paths(tree)
     sides = side_starts(tree)
+    begun = {lineage(t)[0]: [u for u in tree.turns if lineage(u)[0] is lineage(t)[0]] for t in tree.turns}
+    tools = any(start.tool_count for start in tree.starts.values())
+    aside = {s for s, ts in begun.items() if all(t.probe for t in ts) or (tools and not s.tool_count and all(t.depth == 1 for t in ts))}
+    assert sides & begun.keys() == aside and turns_of_task(tree) == sum(len(ts) for s, ts in begun.items() if s not in aside)
     assert [r.main for r in rows] == [False] * (len(rows) - 1) + [True] * bool(rows)
     engine_saw = [prompt + ids for prompt, ids, _ in world.exchanges]
     trained: list[float] = []
@@ -183,7 +187,7 @@ def check(world: World, tree: SessionTree) -> None:
             if mask:
                 trained.append(logprob)
         assert sum(row.response_mask) > 0
-    expected = [lp for t in tree.turns if start_of(t) not in sides for lp in t.logprobs]
+    expected = [lp for t in tree.turns if t.start not in sides for lp in t.logprobs]
     assert sorted(trained) == sorted(expected), "each sampled token is trainable once, with its own log-probability"
     # branches: turns that no later prompt continues
     inner = {
@@ -191,7 +195,7 @@ def check(world: World, tree: SessionTree) -> None:
         for i, (prompt, ids, _) in enumerate(world.exchanges)
         if any(other[: len(prompt) + len(ids)] == prompt + ids for other, _, _ in world.exchanges if len(other) > len(prompt))
     }
-    outside = {i for i, t in enumerate(tree.turns) if start_of(t) in sides}
+    outside = {i for i, t in enumerate(tree.turns) if t.start in sides}
     assert len(rows) == len(set(range(len(world.exchanges))) - inner - outside)
 
 

@@ -623,6 +623,8 @@ def test_leftover_processes_of_this_run(site):
     try:
         report = site.preflight(only=["SWERL-P711"])
         assert warned(report, "SWERL-P711") and str(child.pid) in report.problems[0].message
+        with hold(RunDir.at(run_dir).lock):
+            assert not site.preflight(only=["SWERL-P711"]).problems, "they are a living run's"
     finally:
         child.kill()
         child.wait()

@@ -80,7 +80,7 @@ def test_a_pipe_of_the_hosts_is_waited_for(tmp_path, name):
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("name", ["reward.json", "test-stdout.txt"])
+@pytest.mark.parametrize("name", ["reward.json", "reward.txt", "test-stdout.txt"])
 def test_tested_code_makes_a_file_of_the_hosts_its_verdict(tmp_path, name):
     """A number of the host's is no reward, and no text of it stands in a record."""
     number, secret = tmp_path / "number", tmp_path / "secret"

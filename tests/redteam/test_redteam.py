@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from attackkit import note
 from trialkit import CALC, FIX, Running, make_task, script, settings_for
 
 from swerl.record.outcomes import Outcome
@@ -40,6 +41,7 @@ def attack(tmp_path, *commands, files=None, test_sh=CARELESS, before=None, inode
             seen = [m["content"] for request in running.gateway.requests[-1:] for m in request["messages"] if m["role"] == "tool"]
             kinds = {event["what"] for event in running.events("trial.finding")}
             assert {finding["kind"] for finding in result.info.get("findings", [])} == kinds
+            note(result, kinds)
             return result, kinds, seen, running
 
     return asyncio.run(main())

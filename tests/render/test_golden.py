@@ -13,7 +13,7 @@ from swerl.record.rundir import RunDir
 from swerl.render import render, write
 
 GOLDEN = Path(__file__).parent / "golden"
-PROFILES = {"config": None, "demo-cpu": "demo-cpu", "h100x1": "h100x1"}
+PROFILES = {"config": None, **{path.stem: path.stem for path in sorted((Path(__file__).parents[2] / "profiles").glob("*.yaml"))}}
 
 
 def text_of(rendered, root: Path) -> str:

@@ -22,6 +22,7 @@ from swerl.record.events import EventLog
 from swerl.record.metrics import MetricsLog
 from swerl.record.rundir import RunDir, write_atomic, write_json
 from swerl.record.services import announce
+from swerl.runs import boot
 from swerl.runs.display import PlainDisplay
 from swerl.runs.plan import Plan, ProcessSpec
 from swerl.runs.supervisor import Supervisor
@@ -65,6 +66,8 @@ def watched():
 
 def drive(run_dir, steps):
     run = RunDir.at(run_dir)
+    boot.QUIET_S = float(os.environ.get("STANDIN_QUIET_S", boot.QUIET_S))
+    boot._LOOK_S = min(boot._LOOK_S, boot.QUIET_S / 10)
     with taken(run, sweep_grace_s=0.3) as hold:
         hold.registry.prepare(run.id, "digest")
         run.create()
@@ -120,6 +123,7 @@ def trainer(run_dir, steps):
     extra = json.loads(os.environ.get("STANDIN_METRICS", "{}"))
     events.emit("trainer.start", restored_step=restored)
     descendants(run)
+    time.sleep(float(os.environ.get("STANDIN_BOOT_S", "0")))
     events.emit("engine.ready", step=restored)
     for step in range(restored + 1, int(steps) + 1):
         if run.stop_request.exists():

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from swerl.record.process import look
+from swerl.record.registry import Registry
 from swerl.runs import boot
 from swerl.runs.boot import BootWatch
 from swerl.runs.children import Child
@@ -28,7 +29,14 @@ def waiting(tmp_path):
 
 
 def watch_of(tmp_path, child, told):
-    return BootWatch(tmp_path, lambda kind, **fields: told.append((kind, fields)), lambda: [look(child.ref.pid)])
+    """It asks for processes as in a run, where the registry answers one thread alone."""
+    registry = Registry(tmp_path / "registry.sqlite")
+
+    def processes():
+        assert registry.processes("a-run") == []
+        return [look(child.ref.pid)]
+
+    return BootWatch(tmp_path, lambda kind, **fields: told.append((kind, fields)), processes)
 
 
 def say(child, line):

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 from swerl.record.events import read_events
@@ -112,6 +113,23 @@ def test_a_webhook_gets_json_without_secrets():
 def test_a_secret_is_found_in_the_form_that_json_gives_it():
     notifier = Notifier(secrets=('a"b\\c',))
     assert notifier.redacted(json.dumps({"problem": 'the key is a"b\\c'})) == '{"problem": "the key is <secret>"}'
+
+
+def test_who_could_not_be_told_is_told_again_and_once_more_at_the_end(tmp_path, monkeypatch):
+    """By the way that failed alone; who has heard is left in peace."""
+    monkeypatch.setattr("swerl.watch.notify.AGAIN_S", (0.05, 600.0))
+    program, told, failures, ends = tmp_path / "tell", tmp_path / "told", [], threading.Event()
+    program.write_text(f"#!/bin/bash\necho once >> {told}\n")
+    program.chmod(0o755)
+    notifier = Notifier(command=(str(program),), webhook="http://127.0.0.1:9/nobody")
+    thread = notifier.tell("t", {}, "stop", lambda kind, **fields: failures.append(fields["way"]), ends)
+    deadline = time.monotonic() + 20
+    while len(failures) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert failures == ["webhook"] * 2 and told.read_text() == "once\n" and thread.is_alive(), "it waits for the next time"
+    ends.set()
+    thread.join(20)
+    assert failures == ["webhook"] * 3 and told.read_text() == "once\n" and not thread.is_alive()
 
 
 def test_who_cannot_be_told_is_an_event_and_nothing_more():

@@ -186,6 +186,18 @@ def test_a_killed_trainer_ends_the_run_as_failed_and_the_same_command_goes_on(ro
     assert_complete(second)
 
 
+def test_a_boot_that_says_nothing_is_an_alarm_with_the_stacks_of_its_processes(root):
+    drive = Drive(root, quiet_s=1, boot_s=8, watch="{}")
+    silent = drive.wait_for("boot.silent")
+    alarm = drive.wait_for("alarm.raised", id="SWERL-W506")
+    assert silent["stacks"] in alarm["message"]
+    said = Path(silent["stacks"]).read_text()
+    assert "standin.py" in said and "trainer" in said, "what the trainer waits in"
+    code, output = drive.end()
+    assert code == 0 and "SWERL-W506" in output, output
+    assert_complete(drive)
+
+
 def starts(run):
     return [e["pid"] for e in read_events(run.events_of("supervisor")) if e["kind"] == "process.started" and e["process"] == "trainer"]
 

@@ -12,12 +12,13 @@ import pytest
 pytestmark = [pytest.mark.slow]
 CODE = """
 import sys
-from omegaconf import OmegaConf
-from swerl.trainer.__main__ import start_ray
+from swerl.trainer.__main__ import compose, start_ray
 import ray
 
-init = {"num_cpus": 1, "include_dashboard": False, "_temp_dir": sys.argv[1], "object_store_memory": 100_000_000}
-start_ray(OmegaConf.create({"ray_kwargs": {"ray_init": {**init, "runtime_env": {"env_vars": {"A": "b"}}}}}))
+init = {"num_cpus": 1, "+include_dashboard": False, "+_temp_dir": sys.argv[1], "+object_store_memory": 100_000_000}
+init["+runtime_env.env_vars.A"] = "b"
+plus = {f"{'+' if key[0] == '+' else ''}ray_kwargs.ray_init.{key.lstrip('+')}": value for key, value in init.items()}
+start_ray(compose([f"{key}={value}" for key, value in plus.items()], None))
 
 
 @ray.remote

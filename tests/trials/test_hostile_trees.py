@@ -81,7 +81,7 @@ for one in json.loads(sys.argv[2]):
             for n in range(600): open(at + b"/%d" % n, "w").close()
         elif one["is"] == "fifo": os.mkfifo(at)
         elif one["is"] == "device": os.mknod(at, 0o20666, os.makedev(1, 5))
-        elif one["is"] == "file": os.truncate(os.open(at, os.O_CREAT | os.O_WRONLY), one["size"])
+        elif one["is"] == "file": os.truncate(os.open(at, os.O_CREAT | os.O_WRONLY | os.O_NONBLOCK), one["size"])
         elif one["is"] == "hard": os.link(os.path.join(os.fsencode(sys.argv[1]), to), at)
         elif one["is"] == "mode": os.chmod(at, one["mode"])
     except OSError:

@@ -84,7 +84,7 @@ def test_the_service_wants_its_token_and_sound_requests(tmp_path, task):
     async def main():
         async with Running(tmp_path / "run") as running:
             assert (await running.post("/trials", body_for(request_for(task)), token="wrong"))[0] == 401
-            for change in ({"split": "test"}, {"sample": "0"}, {"task_dir": "relative"}, {"deadline_s": -1}, {"version": ""}):
+            for change in ({"split": "test"}, {"sample": "0"}, {"task_dir": "relative"}, {"step": True}, {"version": ""}):
                 status, body = await running.post("/trials", {**body_for(request_for(task)), **change})
                 assert status == 400 and body["problems"][0]["id"] == "SWERL-T001"
             body = body_for(request_for(task))
@@ -333,8 +333,8 @@ def test_the_hard_limit_ends_what_no_other_limit_did(tmp_path, task):
         async def forever(messages):
             await asyncio.sleep(600)
 
-        async with Running(tmp_path / "run", forever, agent_timeout=1000.0) as running:
-            result = await running.run(task, deadline_s=1.0)
+        async with Running(tmp_path / "run", forever, agent_timeout=1000.0, hard_timeout_s=1.0) as running:
+            result = await running.run(task)
             assert (result.outcome, result.graded, result.in_loss) == (Outcome.AGENT_TIMEOUT, False, False)
 
     asyncio.run(main())

@@ -27,6 +27,11 @@ def test_ordinary_work_passes(name):
         ("tests/conftest.py", "test-configuration"),
         ("pytest.ini", "test-configuration"),
         ("tests/test_calc.py", "test-file"),
+        ("tests/helpers.py", "test-file"),
+        ("pkg/tests/__init__.py", "test-file"),
+        (".pytest.toml", "test-configuration"),
+        ("evil-1.dist-info/entry_points.txt", "package-metadata"),
+        ("src/evil.egg-info/entry_points.txt", "package-metadata"),
         ("unittest.py", "shadows-standard-library"),
         ("json", "shadows-standard-library"),
         ("pytest.py", "shadows-standard-library"),
@@ -50,6 +55,35 @@ def test_a_file_of_the_task_may_have_any_name():
 def test_pytest_settings_inside_a_shared_file():
     assert screened("pyproject.toml", content=lambda _: b"[tool.pytest.ini_options]\naddopts = '-p evil'\n")[0] == ["pyproject.toml"]
     assert screened("pyproject.toml", content=lambda _: b"[project]\nname = 'x'\n")[0] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("pyproject.toml", "[ tool . pytest . ini_options ]\naddopts = '-p evil'\n"),
+        ("pyproject.toml", "['tool'.\"pytest\".ini_options]\naddopts = '-p evil'\n"),
+        ("pyproject.toml", "tool.pytest.ini_options.addopts = '-p evil'\n"),
+        ("pyproject.toml", "tool = {pytest = {ini_options = {addopts = '-p evil'}}}\n"),
+        ("pyproject.toml", '["to\\u006fl".pytest]\nx = 1\n'),
+        ("setup.cfg", "[metadata]\rname = x\r[tool:pytest]\raddopts = -p evil\r"),
+        ("setup.cfg", "[metadata]\x0b[tool:pytest]\n"),
+    ],
+)
+def test_pytest_settings_are_found_as_their_reader_finds_them(name, text):
+    assert screened(name, content=lambda _: text.encode())[0] == [name]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("os.path.exists('/tests/test_calc.py')", True),
+        ("open('/logs/verifier/reward.txt')", True),
+        ("'a/tests/b'", False),
+        ("/tests_of", False),
+    ],
+)
+def test_source_that_names_the_graders_directories_is_named(text, named):
+    assert screened("calc.py", content=lambda _: text.encode()) == ([], {"calc.py": "names-grader"} if named else {})
 
 
 def test_links_and_removed_tests_are_findings():

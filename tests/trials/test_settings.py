@@ -78,7 +78,6 @@ def test_a_request_survives_json():
         "sample": 2,
         "version": "a:1",
         "step": 3,
-        "deadline_s": None,
     }
     request = TrialRequest.from_json(body)
     assert (request.identity.sample, request.step, request.task_dir) == (2, 3, Path("/t"))

@@ -210,11 +210,9 @@ def settings_for(run_dir: Path, **changes: Any) -> RunnerSettings:
     return replace(settings, **changes)
 
 
-def request_for(
-    task: Path, sample: int = 0, split: str = "train", version: str = "a:0", step: int = 1, deadline_s: float | None = None
-) -> TrialRequest:
+def request_for(task: Path, sample: int = 0, split: str = "train", version: str = "a:0", step: int = 1) -> TrialRequest:
     digest = hashlib.sha256(str(task).encode()).hexdigest()
-    return TrialRequest(Identity(split, f"sha256:{digest}", sample, version), task, task.name, step, deadline_s)
+    return TrialRequest(Identity(split, f"sha256:{digest}", sample, version), task, task.name, step)
 
 
 def body_for(request: TrialRequest) -> dict[str, Any]:
@@ -227,7 +225,6 @@ def body_for(request: TrialRequest) -> dict[str, Any]:
         "sample": who.sample,
         "version": who.version,
         "step": request.step,
-        "deadline_s": request.deadline_s,
     }
 
 

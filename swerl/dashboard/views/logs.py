@@ -50,12 +50,15 @@ def page(seen: Seen, path: Path, end: int | None, start: int | None) -> dict[str
     if last and stop == size:
         data = data[:last]
     secrets = known_secrets(seen.run)
-    lines = [redact(plain(line)[:LINE_CHARS], secrets) for line in data.decode("utf-8", "replace").splitlines()]
+    text = "\n".join(plain(line) for line in data.decode("utf-8", "replace").splitlines())
+    lines = [line[:LINE_CHARS] for line in redact(text, secrets).split("\n")] if text else []
     return {"start": begin, "end": begin + len(data), "size": size, "lines": lines}
 
 
 def search(seen: Seen, path: Path, text: str) -> dict[str, Any]:
-    """Lines that hold ``text``, whatever its case, newest first, at most ``MATCHES``; of a very large file its last part is searched."""
+    """Lines that hold ``text``, whatever its case, newest first, at most ``MATCHES``; of a very large file its last part is searched.
+
+    A line is found by what is shown of it: who searches for the beginning of a secret learns nothing."""
     size = path.stat().st_size
     needle = text.lower().encode()
     secrets = known_secrets(seen.run)
@@ -65,6 +68,8 @@ def search(seen: Seen, path: Path, text: str) -> dict[str, Any]:
         file.seek(offset)
         for line in file:
             if needle in line.lower():
-                found.append({"start": offset, "line": redact(plain(line.decode("utf-8", "replace"))[:LINE_CHARS], secrets)})
+                shown = redact(plain(line.decode("utf-8", "replace")), secrets)
+                if text.lower() in shown.lower():
+                    found.append({"start": offset, "line": shown[:LINE_CHARS]})
             offset += len(line)
     return {"matches": len(found), "lines": found[-MATCHES:][::-1], "whole": size <= SEARCH_BYTES}

@@ -13,7 +13,7 @@ from typing import Any
 
 from swerl.dashboard.context import Seen
 from swerl.gateway.records import read_tree
-from swerl.gateway.tree import Context, SessionTree, Turn, lineage, main_turn, paths, side_starts, start_of
+from swerl.gateway.tree import Context, SessionTree, Turn, lineage, main_turn, paths, side_starts
 from swerl.record.ledger import objects
 
 _ID = re.compile(r"[\w-]{8,64}")
@@ -44,7 +44,7 @@ def session_tree(path: Path) -> dict[str, Any]:
         "opened": opened.get("time"),
         "closed": closed.get("reason"),
         "marks": [line["what"] for line in lines if line.get("k") == "mark"],
-        "turns": [_turn(turn, times.get(turn.id, {}), on_main, starts, start_of(turn) in sides) for turn in tree.turns],
+        "turns": [_turn(turn, times.get(turn.id, {}), on_main, starts, turn.start in sides) for turn in tree.turns],
         "paths": [
             {"main": p.main, "prompt": len(p.prompt_ids), "response": len(p.response_ids), "trained": sum(p.response_mask)}
             for p in paths(tree)
@@ -59,7 +59,7 @@ def _turn(turn: Turn, record: Mapping[str, Any], on_main: set[int], starts: Mapp
     return {
         "id": turn.id,
         "parent": before.id if before is not None else None,
-        "start": starts[start_of(turn)],
+        "start": starts[turn.start],
         "depth": turn.depth,
         "main": turn.id in on_main,
         "side": side,

@@ -4,14 +4,19 @@ The sandbox starts with the repository in ``/workspace``. ``tests/`` reaches the
 writes ``/logs/verifier/reward.json``: ``reward`` (1 if every hidden test passes) and ``edited`` (1 if any file of the repository
 changed).
 
-What the verdict rests on: PATH, working directory and Python's search path are not the agent's; modules under test are loaded by file, in a
-process that knows the calls and not the right results, so ending the interpreter, printing or patching the test library gains nothing. What
-it does not stop: a program that reads ``/tests`` while it is graded.
+swerl's runner grades such a task without ``tests/test.sh``: it recognises ``tests/hidden.py`` (`read_cases`), sends the calls into the
+sandbox and compares what comes back outside, so that the right results are nowhere that the program under test can look. ``test.sh`` is
+for Harbor alone. What its verdict rests on: PATH, working directory and Python's search path are not the agent's; modules under test are
+loaded by file, in a process that knows the calls and not the right results. What it does not stop: a program that reads or writes
+``/tests`` while it is graded.
 """
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from swerl.data.generate.repair import RepairTask
 
@@ -113,9 +118,28 @@ sys.exit(1 if failed or len(answers) != len(CASES) else 0)
 '''
 
 
+def read_cases(tests: Path) -> list[tuple[str, str, Any]] | None:
+    """(module, call, right result) of a generated task's tests; None if the tests are not, to the letter, what this module writes."""
+    path = tests / "hidden.py"
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    if not text.startswith(HIDDEN_PY[: HIDDEN_PY.index("{")]):
+        return None
+    try:
+        values = [node.value for node in ast.parse(text).body if isinstance(node, ast.Assign)]
+        cases = ast.literal_eval(values[0])
+        written = _hidden(f"    ({module!r}, {call!r}, {right!r})," for module, call, right in cases)
+    except (SyntaxError, ValueError, TypeError, IndexError):
+        return None
+    return cases if written == text else None
+
+
+def _hidden(cases: Iterable[str]) -> str:
+    return HIDDEN_PY.format(workdir=WORKDIR, cases="\n".join(cases))
+
+
 def task_files(task: RepairTask, task_id: str, split: str) -> dict[str, tuple[str, bool]]:
     """Relative path -> (text, executable) of every file of the task's directory."""
-    cases = "\n".join(f"    ({case.module!r}, {f'{case.function}({case.args})'!r}, {case.expected})," for case in task.cases)
+    cases = (f"    ({case.module!r}, {f'{case.function}({case.args})'!r}, {case.expected})," for case in task.cases)
     config = TASK_TOML.format(
         task_id=task_id,
         family=task.family,
@@ -133,7 +157,7 @@ def task_files(task: RepairTask, task_id: str, split: str) -> dict[str, tuple[st
         "instruction.md": (task.issue + "\n", False),
         "solution/solve.sh": (SOLVE_SH.format(workdir=WORKDIR, command=task.edit.command(task.file)), True),
         "tests/test.sh": (TEST_SH.format(workdir=WORKDIR, cpu_s=TESTS_CPU_S, timeout_s=TESTS_TIMEOUT_S), True),
-        "tests/hidden.py": (HIDDEN_PY.format(workdir=WORKDIR, cases=cases), False),
+        "tests/hidden.py": (_hidden(cases), False),
     }
     for name, code in task.files.items():
         files[f"environment/{name}"] = (code, False)

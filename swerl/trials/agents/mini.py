@@ -184,19 +184,20 @@ class MiniAgent(BaseAgent):
         return SessionClosed(f"the session is closed: {said}") if status == 401 else AgentProtocolError(f"{status}: {said}")
 
     def _calls(self, message: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """(call id, command) of every call. A call of another tool, or without a command, ends the trial: the policy broke its form."""
+        """(call id, command) of every call. Anything else in their place ends the trial: the policy broke its form."""
         if not self._tools:
             return [(f"block-{self.turns}", block) for block in _BLOCK.findall(message.get("content") or "")]
         found = []
         for call in message.get("tool_calls") or []:
-            function = call.get("function") or {}
             try:
-                command = json.loads(function.get("arguments") or "")["command"]
-            except (json.JSONDecodeError, KeyError, TypeError):
+                ident, function = call["id"], call["function"]
+                command = json.loads(function["arguments"])["command"]
+                whole = all(isinstance(text, str) and text.encode() is not None for text in (ident, command))  # no half of a character
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
                 raise _Stop("malformed_call") from None
-            if function.get("name") != "bash" or not isinstance(command, str):
+            if not whole or function.get("name") != "bash":
                 raise _Stop("malformed_call")
-            found.append((call["id"], command))
+            found.append((ident, command))
         return found
 
     async def _execute(self, environment: BaseEnvironment, command: str) -> str:
