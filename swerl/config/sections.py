@@ -254,8 +254,9 @@ class Training:
 class Algorithm:
     """Objective and sampling."""
 
-    adv_estimator: Literal["grpo", "rloo", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "opo", "gpg"]
-    policy_loss_mode: Literal["gspo", "vanilla", "gpg", "clip_cov", "kl_cov", "geo_mean", "cispo", "sapo"]
+    adv_estimator: str
+    policy_loss_mode: str
+    modules: tuple[str, ...]
     loss_agg_mode: Literal["seq-mean-token-mean", "token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]
     learning_rate: float
     lr_warmup_steps: int

@@ -100,6 +100,16 @@ class SequenceFitsRank(Check):
         yield Fact(f"{training.max_token_len_per_gpu:,} tokens a rank")
 
 
+_COMPARING = (
+    "grpo",
+    "gdpo",
+    "rloo",
+    "opo",
+    "gpg",
+    "reinforce_plus_plus_baseline",
+)  # names of estimators that look at the others of a group
+
+
 class GroupsCanLearn(Check):
     id = "SWERL-P204"
     family = "batch"
@@ -110,7 +120,7 @@ class GroupsCanLearn(Check):
 
     def run(self, ctx: Context) -> Iterator[Finding]:
         estimator, samples = ctx.cfg.algorithm.adv_estimator, ctx.cfg.training.n_resp_per_prompt
-        if samples == 1 and estimator in {"grpo", "rloo", "opo", "gpg", "reinforce_plus_plus_baseline"}:
+        if samples == 1 and estimator.startswith(_COMPARING):
             yield self.found(f"{estimator} with one sample a prompt: every advantage is 0", ctx.source("training.n_resp_per_prompt"))
         elif samples == 1 and ctx.cfg.algorithm.rollout_correction.rollout_is != "token":
             yield self.found(

@@ -8,13 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from swerl.config.schema import PROJECT_ROOT
-from swerl.errors import SwerlError
+from swerl.errors import Problem, SwerlError
+from swerl.facts.probe import ProbeFailed
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.context import Context
 from swerl.record.lock import describe_holder
 from swerl.render import render
-from swerl.render.overrides_check import check_overrides
+from swerl.render.overrides_check import check_overrides, ours
+from swerl.render.verl import plain_name
 from swerl.render.verl_keys import known_keys
+
+VERL_PROBE = Path(__file__).with_name("verl_probe.py")
 
 _TIME_IN_NAME = re.compile(r"(?<!\d)20\d{2}[-_.]?(0[1-9]|1[0-2])[-_.]?([0-2]\d|3[01])(?!\d)|(?<!\d)1[5-9]\d{8}(?!\d)|\d{8}[-_T]\d{4,6}")
 
@@ -106,17 +110,70 @@ class OverridesAreKnown(Check):
     def run(self, ctx: Context) -> Iterator[Finding]:
         if not ctx.cfg.verl_overrides:
             raise NotApplicable("verl_overrides is empty")
-        python = ctx.cfg.environment.venv_path / "bin" / "python"
-        with tempfile.TemporaryDirectory() as scratch:  # known_keys writes its cache: that of the project is only read here
-            for cached in (PROJECT_ROOT / "build").glob("verl-keys-*.json"):
-                (Path(scratch) / cached.name).symlink_to(cached)
-            try:
-                known = known_keys(python, Path(scratch))
-            except SwerlError as error:
-                yield from error.problems
-                return
-        yield from check_overrides(ctx.cfg, ctx.run_dir, known)
-        yield Fact(f"{len(ctx.cfg.verl_overrides)} entries, verl {known.version}")
+        version, problems = ctx.once("override names", lambda: _names(ctx))
+        yield from problems
+        yield Fact(f"{len(ctx.cfg.verl_overrides)} entries" + (f", verl {version}" if version else ""))
 
 
-CHECKS = (ConfigurationIsValid(), NameHoldsNoTime(), RunIsNotAlive(), RunRenders(), OverridesAreKnown())
+def _names(ctx: Context) -> tuple[str, list[Problem]]:
+    """The version of verl (empty where it cannot be asked) and what is wrong with the names in verl_overrides."""
+    python = ctx.cfg.environment.venv_path / "bin" / "python"
+    with tempfile.TemporaryDirectory() as scratch:  # known_keys writes its cache: that of the project is only read here
+        for cached in (PROJECT_ROOT / "build").glob("verl-keys-*.json"):
+            (Path(scratch) / cached.name).symlink_to(cached)
+        try:
+            known = known_keys(python, Path(scratch))
+        except SwerlError as error:
+            return "", list(error.problems)
+    return known.version, check_overrides(ctx.cfg, ctx.run_dir, known)
+
+
+class VerlAccepts(Check):
+    id = "SWERL-P006"
+    family = "config"
+    title = "verl's own view"
+    asks = (
+        "the installed verl takes the configuration as the run will give it: names, values, groups, and, on a batch of two answers, the"
+        " correction, the advantage estimator and the loss"
+    )
+    remedy = "change the value named; the words are verl's own"
+    live = True
+    budget_s = 9.8
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        if ctx.cfg.verl_overrides and ctx.once("override names", lambda: _names(ctx))[1]:
+            raise NotApplicable("verl_overrides has entries that cannot be passed on (SWERL-P005)")
+        try:
+            overrides = [_without_places(ctx, text) for text in render(ctx.cfg, ctx.run_dir).overrides]
+        except SwerlError as error:
+            raise NotApplicable("the configuration cannot be rendered (SWERL-P004)") from error
+        given = {plain_name(name): value for name, value in ctx.cfg.verl_overrides.items()}
+        question = {"overrides": overrides, "given": given, "modules": ctx.cfg.algorithm.modules}
+        try:
+            said = ctx.asked(VERL_PROBE, question, timeout_s=9.5)
+        except ProbeFailed as error:
+            yield self.found(f"verl cannot be asked: {error}", severity="warning", remedy="run `make setup` if SWERL-P802 complains")
+            return
+        for problem in said["problems"]:
+            yield self._of(ctx, problem["key"], problem["says"])
+        yield Fact("taken" if not said["problems"] else f"{len(said['problems'])} refusals")
+
+    def _of(self, ctx: Context, key: str, says: str) -> Problem:
+        """Named by the key that a person wrote: an entry of verl_overrides, else ours."""
+        written = next((name for name in ctx.cfg.verl_overrides if key and plain_name(name) == key), None)
+        if written is not None:
+            return self.found(f"`verl_overrides.{written}`: {says}", ctx.source(f"verl_overrides.{written}"))
+        names = ours(key)
+        name = next((n for n in sorted(names, key=len, reverse=True) if n.rpartition(".")[2] in says), names[0] if len(names) == 1 else "")
+        return self.found(f"{name or key or 'the configuration'}: {says}", ctx.source(name or key))
+
+
+def _without_places(ctx: Context, text: str) -> str:
+    """verl reads no file here, so that the answer, and what it is kept under, does not depend on where the files lie."""
+    data, run = ctx.cfg.data, ctx.run_dir.root
+    for path, word in ((run, "/run"), (ctx.cfg.model.model_path, "/policy"), (data.train_index, "/train"), (data.val_index, "/val")):
+        text = text.replace(str(path), word)
+    return text
+
+
+CHECKS = (ConfigurationIsValid(), NameHoldsNoTime(), RunIsNotAlive(), RunRenders(), OverridesAreKnown(), VerlAccepts())

@@ -16,6 +16,7 @@ from swerl.config.check import is_placeholder
 from swerl.errors import Problem
 from swerl.facts.indexes import IndexUnreadable, Row, read_index, row_count
 from swerl.facts.plan import known_steps
+from swerl.facts.probe import ProbeHung, asked
 from swerl.facts.sandbox import backend
 from swerl.facts.shape import ModelShape, ShapeError, read_shape
 from swerl.preflight.check import NotApplicable
@@ -197,6 +198,17 @@ class Context:
             return self.once("val row count", lambda: row_count(self.cfg.data.val_index))
         except IndexUnreadable:
             return None
+
+    def asked(self, program: Path, question: Any, *, timeout_s: float) -> Any:
+        """What a program says in the trainer's environment, from the store where it was asked before. Not applicable without that
+        environment; raises TimeoutError without an answer, ProbeFailed where the program dies."""
+        python = self.cfg.environment.venv_path / "bin" / "python"
+        if not python.exists():
+            raise NotApplicable("the trainer's environment is missing (SWERL-P801)")
+        try:
+            return asked(python, program, question, timeout_s=timeout_s * self.patience, env=self.env)
+        except ProbeHung as error:
+            raise TimeoutError(str(error)) from error
 
     def program(self, name: str) -> str | None:
         """The full path of a program on this environment's PATH."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -243,26 +244,34 @@ class RouterIsReplayed(Check):
     id = "SWERL-P108"
     family = "model"
     title = "router of a mixture"
-    asks = "a mixture of experts is trained with what its engine and trainer need to agree, and a dense policy without it"
+    asks = "a mixture of experts is trained with what its engine and trainer need to agree, and nobody relies on a replay of the router"
     remedy = (
-        "either train with an engine that replays the router's choices (verl_overrides: the megatron or veomni engine with router_replay),"
-        " or correct for the difference with algorithm.rollout_correction.rollout_is: token"
+        "correct for the difference: algorithm.rollout_correction.rollout_is: token, with bypass_mode: false"
+        " (router_replay is what the megatron and veomni engines have, and neither is in the lock)"
     )
     severity = "fatal"
     faults = (34, 35)
 
     def run(self, ctx: Context) -> Iterator[Finding]:
-        shape, overrides = ctx.shape(), ctx.cfg.verl_overrides
-        replay = any("rout" in key and "replay" in key and _on(value) for key, value in overrides.items())
-        if replay and not shape.is_moe:
-            yield self.found("router replay is on for a dense policy: the engine fails after minutes of loading", "verl_overrides")
-        if shape.is_moe and not replay:
-            corrected = ctx.cfg.algorithm.rollout_correction.rollout_is is not None
-            message = "a mixture without router replay: engine and trainer choose other experts (probability correlation near 0.75)"
-            if not corrected:
-                yield self.found(message, str(ctx.cfg.model.model_path / "config.json"), severity="warning")
-            else:
-                yield Fact("no router replay; importance weights correct for it")
+        shape, overrides, correction = ctx.shape(), ctx.cfg.verl_overrides, ctx.cfg.algorithm.rollout_correction
+        replay = [key for key, value in overrides.items() if _REPLAY.search(key) and _on(value)]
+        if replay:
+            why = "the FSDP engine does not replay the router's choices" if shape.is_moe else "a dense policy has no router"
+            remedy = f"remove it; {self.remedy}" if shape.is_moe else "remove it"
+            yield self.found(f"`verl_overrides.{replay[0]}`: {why}", ctx.source(f"verl_overrides.{replay[0]}"), remedy=remedy)
+        elif shape.is_moe and (correction.rollout_is is None or correction.bypass_mode):
+            bypassed = ", and bypass_mode leaves out the weights that would correct for it" if correction.rollout_is else ""
+            message = (
+                f"a mixture without router replay: engine and trainer choose other experts (probability correlation near 0.75){bypassed}"
+            )
+            yield self.found(message, str(ctx.cfg.model.model_path / "config.json"), severity="warning")
+        elif shape.is_moe:
+            yield Fact("no router replay; importance weights correct for it")
+        else:
+            yield Fact("dense")
+
+
+_REPLAY = re.compile(r"(router|routing)_replay")
 
 
 def _on(value: object) -> bool:

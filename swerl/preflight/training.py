@@ -81,18 +81,28 @@ class ImportanceWeights(Check):
     id = "SWERL-P303"
     family = "training"
     title = "importance weights"
-    asks = "importance weights are taken per token where responses are long: a product over thousands of tokens leaves no effective sample"
+    asks = (
+        "importance weights are taken per token where responses are long (a product over thousands of tokens leaves no effective sample),"
+        " and neither weights nor rejection are asked for beside bypass_mode, which leaves both out"
+    )
     remedy = "set algorithm.rollout_correction.rollout_is to token, or to null"
-    severity = "warning"
+    severity = "fatal"
     faults = (28,)
 
     def run(self, ctx: Context) -> Iterator[Finding]:
         correction, tokens = ctx.cfg.algorithm.rollout_correction, ctx.cfg.training.max_response_length
-        if correction.rollout_is == "sequence" and tokens >= LONG_RESPONSE_TOKENS:
+        asked = [name for name in ("rollout_is", "rollout_rs") if getattr(correction, name) is not None]
+        if correction.bypass_mode and asked:
+            named = " and ".join(f"{name}: {getattr(correction, name)}" for name in asked)
             yield self.found(
-                f"rollout_is: sequence over responses of up to {tokens:,} tokens", ctx.source("algorithm.rollout_correction.rollout_is")
+                f"{named} beside bypass_mode: verl then computes neither weights nor rejection, and nothing is corrected",
+                ctx.source("algorithm.rollout_correction.bypass_mode"),
+                remedy=f"set algorithm.rollout_correction.bypass_mode: false, or {' and '.join(asked)} to null",
             )
-        yield Fact(correction.rollout_is or "none")
+        elif correction.rollout_is == "sequence" and tokens >= LONG_RESPONSE_TOKENS:
+            place = ctx.source("algorithm.rollout_correction.rollout_is")
+            yield self.found(f"rollout_is: sequence over responses of up to {tokens:,} tokens", place, severity="warning")
+        yield Fact("none" if correction.bypass_mode or not asked else ", ".join(getattr(correction, name) for name in asked))
 
 
 class KlSettings(Check):
@@ -218,12 +228,43 @@ class EngineSwitches(Check):
                 for key, value in overrides.items():
                     if key.endswith(switch) and str(value).lower() == "true":
                         yield self.found(f"{key} with the veomni engine fails with a storage of size 0", "verl_overrides")
-        kinds = {k: v for k, v in strategies.items() if v in {"fsdp", "fsdp2"}}
+        for key, strategy in strategies.items():
+            if strategy not in _ENGINES:
+                text = f"{key}={strategy}: that engine is not installed, and what is rendered is FSDP's configuration"
+                yield self.found(text, ctx.source(f"verl_overrides.{key}"), remedy=f"remove it, or write {' or '.join(_ENGINES)}")
+        kinds = {k: v for k, v in strategies.items() if v in _ENGINES}
         if len(set(kinds.values())) > 1:
             named = ", ".join(f"{k}={v}" for k, v in sorted(kinds.items()))
             yield self.found(
                 f"{named}: FSDP1 and FSDP2 name their state differently", "verl_overrides", remedy="use one of the two everywhere"
             )
+
+
+_ENGINES = ("fsdp2", "fsdp")
+
+
+class BranchesAreWeighed(Check):
+    id = "SWERL-P310"
+    family = "training"
+    title = "every path of a trial"
+    asks = "with capture.paths: all, the loss is one in which a trial weighs the same whatever its number of paths"
+    remedy = "set capture.paths: main, or the setting named as it says"
+
+    def run(self, ctx: Context) -> Iterator[Finding]:
+        algorithm = ctx.cfg.algorithm
+        if ctx.cfg.capture.paths != "all":
+            raise NotApplicable("capture.paths is main")
+        for name, good in (
+            ("adv_estimator", "grpo"),
+            ("loss_agg_mode", "seq-mean-token-mean"),
+            ("use_kl_loss", False),
+            ("entropy_coeff", 0),
+        ):
+            if (value := getattr(algorithm, name)) != good:
+                wanted = str(good).lower()
+                place = ctx.source(f"algorithm.{name}")
+                yield self.found(f"capture.paths: all needs algorithm.{name}: {wanted}; it is {str(value).lower()}", place)
+        yield Fact("each trial weighs the same")
 
 
 CHECKS = (
@@ -236,4 +277,5 @@ CHECKS = (
     SavesAndTests(),
     EngineSwitches(),
     WatchdogHasPatience(),
+    BranchesAreWeighed(),
 )

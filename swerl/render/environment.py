@@ -49,6 +49,9 @@ def public_environment(config: RunConfig, run: RunDir) -> dict[str, str]:
     }
     if i.ray_port and i.nnodes == 1:
         common["RAY_GCS_SERVER_PORT"] = str(i.ray_port)  # on several machines `ray start` is told
+    modules = [*(["swerl.trainer.cpu"] if i.device == "cpu" else []), *config.algorithm.modules]
+    if modules:
+        common["VERL_USE_EXTERNAL_MODULES"] = ",".join(modules)  # verl imports them with itself, in every process
     return common | (_cpu(config) if i.device == "cpu" else _CUDA)
 
 
@@ -73,7 +76,6 @@ def wandb_mode(config: RunConfig) -> str:
 def _cpu(config: RunConfig) -> dict[str, str]:
     return {
         "VERL_PLATFORM": "cpu",
-        "VERL_USE_EXTERNAL_MODULES": "swerl.trainer.cpu",
         "VERL_ENGINE_DEVICE": "cuda",  # the engine registry has no entry for the CPU; this one names no device
         "VLLM_CPU_KVCACHE_SPACE": str(config.vllm.kv_cache_gb),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",

@@ -54,7 +54,7 @@ def test_verls_dataclasses_accept_the_rendered_configuration(config, run):
 @pytest.mark.slow
 def test_the_words_of_the_schema_are_verls(known):
     import torch
-    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY, agg_loss, kl_penalty
+    from verl.trainer.ppo.core_algos import agg_loss, kl_penalty
     from verl.trainer.ppo.rollout_corr_helper import SUPPORTED_ROLLOUT_RS_OPTIONS
 
     from swerl.config.schema import keys
@@ -66,8 +66,6 @@ def test_the_words_of_the_schema_are_verls(known):
         assert torch.isfinite(kl_penalty(ones, ones, kind)).all()
     rules = re.compile(keys()["algorithm.rollout_correction.rollout_rs"].spec["pattern"])
     assert all(rules.match(rule) for rule in SUPPORTED_ROLLOUT_RS_OPTIONS) and not rules.match("seq_max_k1")
-    assert set(keys()["algorithm.adv_estimator"].spec["enum"]) <= {str(getattr(k, "value", k)) for k in ADV_ESTIMATOR_REGISTRY}
-    assert set(keys()["algorithm.policy_loss_mode"].spec["enum"]) <= set(POLICY_LOSS_REGISTRY)
 
 
 def test_known_keys_are_verls_and_are_kept(tmp_path):
