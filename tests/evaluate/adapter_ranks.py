@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
@@ -23,17 +24,18 @@ def tokens() -> torch.Tensor:
 
 def adapted(base: Path, mesh):
     """The policy with fresh adapters, under FSDP2."""
-    from peft import LoraConfig, get_peft_model
     from torch.distributed.fsdp import MixedPrecisionPolicy
     from transformers import AutoModelForCausalLM
     from verl.utils.fsdp_utils import apply_fsdp2
 
-    from swerl.trainer.engine import in_float32
+    from swerl.trainer.engine import RunEngine
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
     torch.manual_seed(7)
-    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=12, target_modules=TARGETS, exclude_modules=None, task_type="CAUSAL_LM"))
-    in_float32(model)
+    engine = object.__new__(RunEngine)  # the engine's own building of adapters, without its processes
+    settings = {"lora_rank": 4, "lora_alpha": 12, "target_modules": TARGETS, "target_parameters": None, "exclude_modules": None}
+    engine.model_config = SimpleNamespace(**settings, lora_adapter_path=None)
+    model = engine._build_lora_module(model)
     precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     apply_fsdp2(model, {"mesh": mesh, "mp_policy": precision}, {"wrap_policy": {"transformer_layer_cls_to_wrap": ["Qwen2DecoderLayer"]}})
     return model

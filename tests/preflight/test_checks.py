@@ -118,16 +118,16 @@ def quantised(site) -> Report:
 
 
 def adapters_on_no_layer(site) -> Report:
-    return site.preflight({"model.lora.rank": 8, "model.lora.targets": ["q_proj", "query"]}, only=["SWERL-P111"])
+    return site.preflight({"model.lora.rank": 8, "training.save_hf": False, "model.lora.targets": ["q_proj", "query"]}, only=["SWERL-P111"])
 
 
 def adapters_all_excluded(site) -> Report:
-    sets = {"model.lora.rank": 8, "model.lora.targets": ["q_proj"], "model.lora.exclude": ["self_attn.q_proj"]}
+    sets = {"model.lora.rank": 8, "training.save_hf": False, "model.lora.targets": ["q_proj"], "model.lora.exclude": ["self_attn.q_proj"]}
     return site.preflight(sets, only=["SWERL-P111"])
 
 
 def adapters_on_a_norm(site) -> Report:
-    return site.preflight({"model.lora.rank": 8, "model.lora.targets": ["q_norm"]}, only=["SWERL-P111"])
+    return site.preflight({"model.lora.rank": 8, "training.save_hf": False, "model.lora.targets": ["q_norm"]}, only=["SWERL-P111"])
 
 
 def adapters_with_a_whole_copy(site) -> Report:
