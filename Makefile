@@ -24,7 +24,7 @@ help: ## list the verbs
 	@echo "  CONFIG=$(CONFIG) PROFILE=demo-cpu RUN=<name> ARGS='--set training.total_steps=4'; every verb: $(SWERL) VERB --help"
 
 setup: ## install everything from uv.lock: two environments, bubblewrap (EXTRA=cpu|gpu)
-	@scripts/bootstrap.sh $(EXTRA)
+	@SETUP_FOR=$(firstword $(MAKECMDGOALS)) scripts/bootstrap.sh $(EXTRA)
 
 $(SWERL):
 	@scripts/bootstrap.sh $(EXTRA)

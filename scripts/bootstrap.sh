@@ -81,8 +81,23 @@ stamp_of() { # extra of the environment
   { cat uv.lock pyproject.toml packages/*/pyproject.toml && printf '%s\n' "$1" "$root" && "$python" -VV; } | sha256sum | cut -d' ' -f1
 }
 
-quieter() { # on a terminal uv draws its progress; elsewhere its one line a package says nothing to anybody
-  if [ -t 2 ]; then "$@"; else "$@" 2> >(grep -v '^ [-+~] ' >&2); fi
+quieter() { # place, command: on a terminal uv draws its progress; elsewhere its one line a package says nothing, and how far it is does
+  local place="$1" code=0 never beat
+  shift
+  if [ -t 2 ]; then
+    "$@"
+    return
+  fi
+  exec {never}<> <(:)
+  while ! read -rt 10 -u "$never" && kill -0 $$ 2>/dev/null; do
+    say "  $((SECONDS - began)) s: $place is $(du -sh "$place" 2>/dev/null | cut -f1)"
+  done 9>&- &
+  beat=$!
+  "$@" 2> >(grep --line-buffered -v '^ [-+~] ' >&2) || code=$?
+  kill -KILL "$beat" 2>/dev/null || true
+  wait "$beat" 2>/dev/null || true
+  exec {never}>&-
+  return "$code"
 }
 
 sync() { # name, extra
@@ -101,7 +116,7 @@ sync() { # name, extra
   rm -f "$place/.swerl-stamp"
   # Compiled once here instead of by every process of every run, and by content (PEP 552): the same bytes on every machine, and no look at
   # the source's time at each import. PYTHONDONTWRITEBYTECODE, where it is set, would prevent it.
-  quieter env -u PYTHONDONTWRITEBYTECODE -u VIRTUAL_ENV UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT="$place" \
+  quieter "$place" env -u PYTHONDONTWRITEBYTECODE -u VIRTUAL_ENV UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT="$place" \
     PYC_INVALIDATION_MODE=UNCHECKED_HASH \
     "$uv" sync --frozen --compile-bytecode --python "$python" --extra "$2" --extra dev ||
     die SWERL-E106 "uv could not make .venv/$1" "see its message above; a package that cannot be fetched needs PyPI or a mirror set for uv"
@@ -152,7 +167,7 @@ sync train "$extra"
 sync trials trials
 if [ "$made" = 1 ]; then
   say "ready in $((SECONDS - began)) s: .venv is $(du -sh .venv | cut -f1) ($("$python" -V), $("$uv" --version | cut -d' ' -f1-2), extra $extra)"
-  say "next: make demo"
+  [ "${SETUP_FOR:-setup}" != setup ] || say "next: make demo"
 else
   say "environments are up to date (extra $extra)"
 fi

@@ -62,6 +62,7 @@ def compared(rows: Iterable[Row], last_step: int | None = None) -> int:
 def weights(then: Path, now: Path) -> tuple[list[Difference], int]:
     """Differences between two checkpoints' model shards (``actor/model_world_size_*``), and how many tensors were compared."""
     import torch
+    import torch.distributed.tensor  # the type of what a shard holds
 
     found, count = [], 0
     names = sorted({p.name for folder in (then, now) for p in folder.glob("actor/model_world_size_*.pt")})
@@ -69,7 +70,7 @@ def weights(then: Path, now: Path) -> tuple[list[Difference], int]:
         if not ((then / "actor" / name).exists() and (now / "actor" / name).exists()):
             found.append(Difference(name, (then / "actor" / name).exists(), (now / "actor" / name).exists()))
             continue
-        left, right = (torch.load(folder / "actor" / name, map_location="cpu", weights_only=False) for folder in (then, now))
+        left, right = (torch.load(folder / "actor" / name, map_location="cpu", weights_only=True) for folder in (then, now))
         for key in sorted(left.keys() | right.keys()):
             count += 1
             if key not in left or key not in right:

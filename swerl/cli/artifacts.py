@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
 
 from swerl.cli.finding import find_run, run_options
-from swerl.cli.options import Chosen, json_option, say_json, say_next
+from swerl.cli.next_step import say_next, swerl
+from swerl.cli.options import Chosen, json_option, say_json
 
 
 class GatherOr(click.Group):
@@ -42,7 +44,7 @@ def gather_run(chosen: Chosen, run_id: str | None, runs_dir: str | None, out: Pa
         say_json({"run": run.id, "archive": str(archive), "results": read_json(archive / "results.json")})
         return 0
     click.echo(f"run {run.id} is gathered in {archive}\nledger {archive.parents[1] / 'index.yaml'}")
-    say_next(f"less {archive / 'results.json'}", f"swerl artifacts verify {archive}")
+    say_next(shlex.join(["less", str(archive / "results.json")]), swerl("artifacts", "verify", archive))
     return 0
 
 
@@ -74,7 +76,7 @@ def sign(folder: Path, key: Path) -> int:
     from swerl.artifacts.provenance import sign_folder
 
     click.echo(f"signed: {sign_folder(folder, key)}")
-    say_next(f"swerl artifacts verify {folder} --key {key}.pub")
+    say_next(swerl("artifacts", "verify", folder, "--key", f"{key}.pub"))
     return 0
 
 

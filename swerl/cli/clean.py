@@ -7,7 +7,8 @@ import shutil
 import click
 
 from swerl.cli.finding import all_runs, find_runs_dir, run_options
-from swerl.cli.options import Chosen, say_next
+from swerl.cli.next_step import say_next, swerl
+from swerl.cli.options import Chosen
 from swerl.errors import fail
 
 
@@ -42,5 +43,5 @@ def clean(chosen: Chosen, run_id: str | None, runs_dir: str | None, yes: bool) -
                 click.echo(f"{run.id}: removed {run.root}")
     if not wanted:
         click.echo(f"nothing to clean in {place}")
-    say_next("swerl status")
+    say_next(swerl("status", *(("--runs-dir", runs_dir) if runs_dir else ())))
     return 0

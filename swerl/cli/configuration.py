@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from swerl.cli.options import Chosen, config_options, json_option, say_json, say_next
+from swerl.cli.next_step import say_next, swerl
+from swerl.cli.options import Chosen, config_options, json_option, say_json
 
 
 @click.command()
@@ -24,10 +25,10 @@ def validate(chosen: Chosen, as_json: bool) -> int:
         click.echo(str(problem))
     if fatal or found.config is None:
         click.echo(f"{chosen}: {len(fatal)} problems")
-        say_next(f"mend them, then swerl validate{chosen.words}")
+        say_next(swerl("validate", chosen=chosen), first="mend them")
         return 1
     click.echo(f"{chosen} is valid: run {found.config.run_id}, digest {found.config.digest[:12]}")
-    say_next(f"swerl preflight{chosen.words}")
+    say_next(swerl("preflight", chosen=chosen))
     return 0
 
 
@@ -59,7 +60,7 @@ def render(chosen: Chosen, out: Path | None, as_json: bool) -> int:
             write_atomic(out / name, text.encode(), mode=0o600)
     if out is not None:
         click.echo(f"wrote {', '.join(parts)} to {out}")
-        say_next(f"swerl preflight{chosen.words}")
+        say_next(swerl("preflight", chosen=chosen))
     return 0
 
 
@@ -93,7 +94,7 @@ def migrate(file: Path, out: Path | None) -> int:
         return 0
     write_atomic(out, text.encode())
     click.echo(f"wrote {out}, {len(notices)} notices")
-    say_next(f"swerl validate --config {out}")
+    say_next(swerl("validate", "--config", out))
     return 0
 
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import click
 
-from swerl.cli.options import Chosen, config_options, say_next
+from swerl.cli.next_step import of_run, say_next, swerl
+from swerl.cli.options import Chosen, config_options
 
 PROFILE = "demo-cpu"
 DOCTOR_TASKS = 32
@@ -24,6 +25,7 @@ def demo(chosen: Chosen, fresh: bool) -> int:
     from swerl import demo as steps
     from swerl.cli.doctor import examine
     from swerl.cli.train import carry_out, check
+    from swerl.record.rundir import RunDir
     from swerl.record.words import duration
 
     chosen = replace(chosen, profile=chosen.profile or PROFILE)
@@ -41,17 +43,19 @@ def demo(chosen: Chosen, fresh: bool) -> int:
     steps.prove_tasks(config, say, examine, DOCTOR_TASKS)
     say("4/6 preflight")
     if check(config):
-        say_next(f"mend what is fatal, then swerl demo{chosen.words if chosen.profile != PROFILE else ''}")
+        say_next(swerl("demo", chosen=chosen), first="mend what is fatal")
         return 1
     say("5/6 training")
     code = carry_out(config, fresh, then=False)
     if code != 0:
         return code
     say(steps.table(steps.collect(config, say), config))
+    run = RunDir.at(config.run_dir)
     say(f"the whole took {duration(time.monotonic() - began)}")
     say_next(
-        f"swerl status {config.run_id}                    # the run on one screen",
-        "make demo FRESH=1                        # train again from the start",
-        "swerl preflight --config config.yaml     # what your own machine and model still need",
+        f"{of_run('dashboard', run)}  # curves, trials and transcripts in a browser",
+        f"{of_run('status', run)}  # the run on one screen",
+        f"{swerl('demo', '--fresh', chosen=chosen)}  # train again from the start",
+        f"{swerl('preflight', '--config', 'config.yaml')}  # what your own machine and model still need",
     )
     return 0

@@ -11,7 +11,8 @@ from typing import Any
 import click
 import orjson
 
-from swerl.cli.options import Chosen, config_options, json_option, say_json, say_next
+from swerl.cli.next_step import say_next, swerl
+from swerl.cli.options import Chosen, config_options, json_option, say_json
 from swerl.config import RunConfig, dump_resolved
 from swerl.errors import fail
 
@@ -37,8 +38,8 @@ def doctor(chosen: Chosen, tasks: int, repetitions: int, threshold: float, keep:
     click.echo(f"{report['sound_share']:.1%} of {total} tasks are sound" + ("" if enough else f", {threshold:.1%} are asked for"))
     for path, number in kept.items():
         click.echo(f"{number} sound tasks in {path}")
-    mend = "mend the tasks named, or drop them from their index, then "
-    say_next(f"swerl preflight{chosen.words}" if enough else f"{mend}swerl doctor{chosen.words}")
+    mend = "" if enough else "mend the tasks named, or drop them from their index"
+    say_next(swerl("preflight" if enough else "doctor", chosen=chosen), first=mend)
     return 0 if enough else 1
 
 

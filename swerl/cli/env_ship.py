@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from swerl.cli.env_common import lock_option, the_lock
+from swerl.cli.next_step import say_next, swerl
 from swerl.environment.agents import Archive, install, read_agents
 from swerl.environment.images import CONTEXTS, Request, build, engine_here, sandbox_requirements
 from swerl.environment.lockcheck import lock_problems
@@ -27,7 +28,8 @@ def lock_command(lock_path: Path | None, cool_down_days: int, upgrade: bool) -> 
     lock = the_lock(lock_path)
     if problems := lock_problems(lock):
         raise SwerlError(*problems)
-    click.echo(f"{lock.path} has {len(lock.packages)} packages, sha256 {lock.sha256}\nnext: make setup, then `swerl env records --write`")
+    click.echo(f"{lock.path} has {len(lock.packages)} packages, sha256 {lock.sha256}")
+    say_next("make setup", swerl("env", "records", "--write"))
 
 
 @click.command("image")

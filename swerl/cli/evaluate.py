@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from swerl.cli.options import Chosen, config_options, json_option, say_json, say_next
+from swerl.cli.next_step import say_next, swerl
+from swerl.cli.options import Chosen, config_options, json_option, say_json
 from swerl.config import RunConfig
 
 # Of preflight: what an evaluation shares with training, and of that what only training minds (tasks in both indexes, too few for a batch).
@@ -76,10 +77,14 @@ def carry_out(
     from swerl.evaluate import policies, report
     from swerl.evaluate.launch import UPSTREAM_KEYS, ask_upstream, evaluate, free_port, is_free
     from swerl.evaluate.order import Order, sha256, size
+    from swerl.record.redact import redact
     from swerl.record.rundir import RunDir
     from swerl.runs.display import open_display
 
     say = lambda line: click.echo(line, err=as_json)  # noqa: E731
+    given = {"--policy": policy, "--model-name": model_name, "--index": index_file, "--attempts": samples, "--tasks": tasks, "--name": name}
+    given |= {"--above": band[0], "--below": band[1]} if mode == "infer" else {}
+    again = [word for option, value in given.items() if value is not None for word in (option, redact(str(value), []))]
     Band(*band)
     asked_of = chosen.load()
     picked = policies.choose(asked_of, policy)
@@ -120,7 +125,7 @@ def carry_out(
         click.echo(str(outcome.problem), err=True)
     if found is None:
         say(f"{mode} is not finished; what has settled is kept")
-        say_next(f"swerl {mode}{chosen.words}  # goes on from here") if not as_json else None
+        say_next(f"{swerl(mode, *again, chosen=chosen)}  # goes on from here") if not as_json else None
         return 130 if outcome is not None and outcome.by_signal else 1
     if as_json:
         say_json(found)
@@ -133,7 +138,10 @@ def carry_out(
         )
         click.echo(f"attempts   {h['trajectories']} of {h['attempts']} with a trajectory, in {place.root / 'attempts.jsonl'}")
     click.echo(f"results    {place.root / 'evaluation.json'}")
-    say_next("swerl eval --fresh begins anew" if mode == "eval" else f"swerl data index check {place.root / 'filtered.parquet'}")
+    if mode == "eval":
+        say_next(f"{swerl(mode, *again, '--fresh', chosen=chosen)}  # begins anew; this evaluation is kept beside it")
+    else:
+        say_next(swerl("data", "index", "check", place.root / "filtered.parquet"))
     return 0
 
 

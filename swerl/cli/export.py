@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from swerl.cli.options import Chosen, config_options, json_option, say_json, say_next
+from swerl.cli.next_step import say_next, swerl
+from swerl.cli.options import Chosen, config_options, json_option, say_json
 
 
 @click.command()
@@ -38,5 +39,5 @@ def export(chosen: Chosen, given: str | None, out: Path | None, adapter: bool, a
     differ = f"logits differ by at most {found['largest_difference']:.2g} of {found['largest_logit']:.3g}"
     click.echo(f"{target}: {policy.version} of {policy.name}")
     click.echo(f"{differ}; {found['same_choices']:.1%} of {found['positions']} choices are the same")
-    say_next(f"swerl eval --policy {target}")
+    say_next(swerl("eval", "--policy", target, chosen=chosen))
     return 0

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from swerl.cli.options import Chosen, config_options, json_option, say_json, say_next
+from swerl.cli.next_step import say_next, swerl
+from swerl.cli.options import Chosen, config_options, json_option, say_json
 
 
 class _Group(click.Group):
@@ -60,7 +61,7 @@ def forecast(
         say_json({**result.as_dict(), "time": whole.as_dict()})
     else:
         click.echo(render(result, whole))
-        say_next(f"swerl preflight{chosen.words}")
+        say_next(swerl("preflight", chosen=chosen))
     return 0
 
 

@@ -7,7 +7,8 @@ import time
 import click
 
 from swerl.cli.finding import find_run, living_first, run_options
-from swerl.cli.options import Chosen, say_next
+from swerl.cli.next_step import of_run, say_next
+from swerl.cli.options import Chosen
 from swerl.errors import fail
 
 PROCESSES = ("trainer", "engine", "gateway", "runner", "supervisor")
@@ -41,7 +42,7 @@ def logs(chosen: Chosen, run_id: str | None, runs_dir: str | None, process: str,
         for line in new:
             click.echo(plain(line))
         time.sleep(LOOK_S)
-    say_next(f"swerl status {run.id}")
+    say_next(of_run("status", run))
     return 0
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from swerl.cli.options import say_next
+from swerl.cli.next_step import say_next
 
 
 @click.command()
@@ -30,7 +30,7 @@ def node(directory: Path, rank: int, ip: str | None) -> int:
     for problem in problems:
         click.echo(f"{problem.severity}: {problem}")
     if any(problem.severity == "fatal" for problem in problems):
-        say_next("mend what is fatal here, then the same command")
+        say_next("give the same command", first="mend what is fatal here")
         return 1
     click.echo(f"node {rank} joins {config.infrastructure.node0_ip}:{config.infrastructure.ray_port}")
     join(run, config, rank, ip)

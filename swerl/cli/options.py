@@ -1,4 +1,4 @@
-"""Options that several verbs share, and the sentence each verb ends with."""
+"""Options that several verbs share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from swerl.config import Examined, RunConfig, examine, load
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Which configuration the user named. ``words`` are the options again, for the next command."""
+    """Which configuration the user named."""
 
     file: Path
     profile: str | None
@@ -26,13 +26,6 @@ class Chosen:
 
     def examine(self) -> Examined:
         return examine(self.file, self.profile, self.overrides)
-
-    @property
-    def words(self) -> str:
-        parts = [] if self.file == Path("config.yaml") else [f"--config {self.file}"]
-        parts += [f"--profile {self.profile}"] if self.profile else []
-        parts += [f"--set {key}={value}" for key, value in self.overrides.items()]
-        return "".join(f" {part}" for part in parts)
 
     def __str__(self) -> str:
         return f"{self.file}" + (f" with profile {self.profile}" if self.profile else "")
@@ -73,8 +66,3 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print data i
 
 def say_json(value: Any) -> None:
     click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS, default=str).decode())
-
-
-def say_next(*commands: str) -> None:
-    """The last words of a verb: what to do now."""
-    click.echo("next: " + "\n      ".join(commands))

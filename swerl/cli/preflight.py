@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from swerl.cli.options import Chosen, config_options, json_option, patience_option, say_json, say_next
+from swerl.cli.next_step import say_next, swerl
+from swerl.cli.options import Chosen, config_options, json_option, patience_option, say_json
 
 
 @click.command()
@@ -44,5 +45,5 @@ def preflight(
         say_json(report.as_dict())
     else:
         click.echo(report.render(verbose=verbose))
-        say_next(f"swerl train{chosen.words}" if report.ok else f"mend what is fatal, then swerl preflight{chosen.words}")
+        say_next(swerl("train" if report.ok else "preflight", chosen=chosen), first="" if report.ok else "mend what is fatal")
     return 0 if report.ok else 1

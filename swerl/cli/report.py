@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import click
 
 from swerl.cli.finding import find_run
-from swerl.cli.options import Chosen, config_options, json_option, say_json, say_next
+from swerl.cli.next_step import say_next
+from swerl.cli.options import Chosen, config_options, json_option, say_json
 
 _ARCHIVE = re.compile(r"run_\d{3,}")
 
@@ -51,5 +53,5 @@ def report(
         say_json({"report": str(written.page), "curves": written.curves, "pictures": written.pictures, "runs": list(named)})
         return 0
     click.echo(f"report {written.page}\n{written.curves} curves in {folder / 'curves'}, {written.pictures} of them as PNG too")
-    say_next(f"open {written.page} in a browser")
+    say_next(f"open {shlex.quote(str(written.page))} in a browser")
     return 0

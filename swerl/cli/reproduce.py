@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from swerl.cli.finding import find_run, run_options
-from swerl.cli.options import Chosen, json_option, say_json, say_next
+from swerl.cli.next_step import of_run, say_next
+from swerl.cli.options import Chosen, json_option, say_json
 
 SHOWN = 10
 
@@ -59,5 +60,5 @@ def reproduce(
         click.echo(f"{run.id} and {result.run.id}: {what}, {f'{unequal} differ' if unequal else 'the same bit for bit'}")
         if unequal and not result.exact:
             click.echo("bit for bit was not to be expected: it is on the CPU, from recordings or with harbor_runtime.num_workers: 1")
-        say_next(f"swerl artifacts {result.run.id}")
+        say_next(of_run("artifacts", result.run))
     return 1 if result.differences and result.exact else 0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from swerl.cli.options import Chosen, config_options, json_option, patience_option, say_json, say_next
+from swerl.cli.next_step import say_next, swerl
+from swerl.cli.options import Chosen, config_options, json_option, patience_option, say_json
 
 
 @click.command()
@@ -32,7 +33,7 @@ def smoke(chosen: Chosen, keep: bool, patience: float | None, as_json: bool) -> 
     training = config.training
     click.echo(f"smoke: {chosen}, cut to {training.train_batch_size} x {training.n_resp_per_prompt} trials and one step, as {run.id}")
     if check(config, patience, skip=("SWERL-P307",)):  # one step is neither validated nor spread over saves
-        say_next(f"mend what is fatal, then swerl smoke{chosen.words}")
+        say_next(swerl("smoke", chosen=chosen), first="mend what is fatal")
         return 1
     room.remove(run)
     code = carry_out(config, fresh=False, then=False)
@@ -45,5 +46,5 @@ def smoke(chosen: Chosen, keep: bool, patience: float | None, as_json: bool) -> 
     else:
         click.echo(room.render(found))
         click.echo(f"smoke: {'every gate is passed' if ok else 'not passed'}")
-        say_next(f"swerl train{chosen.words}" if ok else f"mend the first gate that failed, then swerl smoke{chosen.words}")
+        say_next(swerl("train" if ok else "smoke", chosen=chosen), first="" if ok else "mend the first gate that failed")
     return 0 if ok else 1

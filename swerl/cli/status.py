@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from swerl.cli.finding import all_runs, find_run, find_runs_dir, living_first, run_options
-from swerl.cli.options import Chosen, json_option, say_json, say_next
+from swerl.cli.next_step import of_run, say_next, swerl
+from swerl.cli.options import Chosen, json_option, say_json
 
 
 @click.command()
@@ -28,7 +29,7 @@ def status(chosen: Chosen, run_id: str | None, runs_dir: str | None, watching: b
             say_json([])
         else:
             click.echo("no run has been started here")
-            say_next("swerl demo", "swerl train")
+            say_next(swerl("demo"), swerl("train"))
         return 0
     run = find_run(chosen, run_id, runs_dir, living_first)
     registry = Registry(run.registry)
@@ -53,5 +54,5 @@ def status(chosen: Chosen, run_id: str | None, runs_dir: str | None, watching: b
         click.echo(table(runs) + "\n")
     click.echo(one_screen(found))
     verb = "stop" if found.run.state in LIVE else "artifacts" if found.run.state == State.COMPLETED else "resume"
-    say_next(f"swerl {verb} {run.id}")
+    say_next(of_run(verb, run))
     return 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from swerl.cli.finding import find_run, only_living, run_options
-from swerl.cli.options import Chosen, say_next
+from swerl.cli.next_step import of_run, say_next
+from swerl.cli.options import Chosen
 
 
 @click.command()
@@ -39,5 +40,5 @@ def stop(chosen: Chosen, run_id: str | None, runs_dir: str | None, at_once: bool
 
     row = stop_run(run, registry, StopRequest("now" if at_once else "drain", deadline_s), waiting=waiting, timeout_s=timeout_s)
     click.echo(f"run {run.id} is {row.state} at step {row.step or 0}; nothing of it is running")
-    say_next(f"swerl {'artifacts' if row.state == State.COMPLETED else 'resume'} {run.id}")
+    say_next(of_run("artifacts" if row.state == State.COMPLETED else "resume", run))
     return 0

@@ -7,7 +7,8 @@ import sys
 import click
 
 from swerl.cli.finding import ended_first, find_run, run_options
-from swerl.cli.options import Chosen, config_options, patience_option, say_next
+from swerl.cli.next_step import of_run, say_next, swerl
+from swerl.cli.options import Chosen, config_options, patience_option
 from swerl.config import RunConfig, load_resolved
 
 detach_option = click.option("--detach", is_flag=True, help="Go on without this terminal; returns when the run is supervised.")
@@ -25,9 +26,9 @@ def train(chosen: Chosen, fresh: bool, detach: bool, patience: float | None) -> 
         return let_go(config)
     checked = check(config, patience)
     if checked:
-        say_next(f"mend what is fatal, then swerl train{chosen.words}")
+        say_next(swerl("train", chosen=chosen), first="mend what is fatal")
         return checked
-    return carry_out(config, fresh)
+    return carry_out(config, fresh, chosen=chosen)
 
 
 @click.command()
@@ -54,7 +55,7 @@ def let_go(config: RunConfig) -> int:
     if started.code is not None:
         return started.code
     click.echo(f"run {run.id} goes on without this terminal: pid {started.pid}, {run.console}")
-    say_next(f"swerl status {run.id}", f"swerl logs {run.id} --follow", f"swerl stop {run.id}")
+    say_next(of_run("status", run), of_run("logs", run, "--follow"), of_run("stop", run))
     return 0
 
 
@@ -70,8 +71,9 @@ def check(config: RunConfig, patience: float | None = None, skip: tuple[str, ...
     return 0 if report.ok else 1
 
 
-def carry_out(config: RunConfig, fresh: bool, then: bool = True) -> int:
-    """Supervise the run and say how it ended; ``then``: also what may come next when it is complete."""
+def carry_out(config: RunConfig, fresh: bool, then: bool = True, chosen: Chosen | None = None) -> int:
+    """Supervise the run and say how it ended; ``then``: also what may come next when it is complete. ``chosen``: what the user
+    named, if not the run itself."""
     from swerl.artifacts.outputs import wandb_sync
     from swerl.artifacts.provenance import seal_run
     from swerl.record.rundir import RunDir
@@ -87,7 +89,8 @@ def carry_out(config: RunConfig, fresh: bool, then: bool = True) -> int:
     if outcome is None:
         click.echo(f"run {run.id} is complete already ({row.step} steps)")
         if then:
-            say_next(f"swerl artifacts {run.id}", "swerl train --fresh begins anew; the old run is kept beside it")
+            anew = [] if chosen is None else [f"{swerl('train', '--fresh', chosen=chosen)}  # begins anew; the old run is kept beside it"]
+            say_next(of_run("artifacts", run), *anew)
         return 0
     if outcome.problem is not None:
         click.echo(str(outcome.problem), err=True)
@@ -97,9 +100,9 @@ def carry_out(config: RunConfig, fresh: bool, then: bool = True) -> int:
     click.echo(f"log {run.trainer_log}\nmetrics {run.metrics}\ncheckpoints {run.checkpoints}")
     if row.state == State.COMPLETED:
         if then:
-            say_next(f"swerl artifacts {run.id}")
+            say_next(of_run("artifacts", run))
         return 0
-    say_next(f"swerl resume {run.id}")
+    say_next(of_run("resume", run))
     if outcome.by_signal:
         return 130
     return 1 if row.state == State.FAILED or outcome.problem is not None else 0

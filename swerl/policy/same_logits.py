@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed.tensor  # the type of what a shard holds
 
 PROMPTS, LENGTH = 4, 64
 _SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
@@ -27,7 +28,7 @@ def whole_tensors(shards: Path) -> dict[str, torch.Tensor]:
     files = sorted(
         ((int(m[2]), path) for path in shards.glob("model_world_size_*.pt") if (m := _SHARD.fullmatch(path.name))), key=lambda f: f[0]
     )
-    states = [torch.load(path, map_location="cpu", weights_only=False) for _, path in files]
+    states = [torch.load(path, map_location="cpu", weights_only=True) for _, path in files]  # it may be somebody else's
     if not states:
         raise SystemExit(f"no shards in {shards}")
     found = {}

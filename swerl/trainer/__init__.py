@@ -9,6 +9,7 @@ Started by the supervisor as ``python -m swerl.trainer --run-dir R`` in the ``tr
 - ``rollout``      one trial: ask the runner, read the recording from the gateway, turn it into rows
 - ``rows``         pure: recording and verdict to training rows
 - ``bridge``       token-in, token-out HTTP endpoint over verl's own client, for the gateway
+- ``local``        verl's vLLM replica with its HTTP server closed
 - ``replay``       verl's replay buffer with a short poll and a watchdog
 - ``cpu``          the CPU as a verl platform
 

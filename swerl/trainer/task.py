@@ -19,6 +19,7 @@ class TrainerTask:
         import transfer_queue as tq
         from verl.utils.logging_utils import configure_verl_logging
 
+        from swerl.trainer import local
         from swerl.trainer.manager import SwerlAgentLoopManager
         from swerl.trainer.modes import StopRequested, trainer_class
         from swerl.trainer.replay import Watch
@@ -27,6 +28,7 @@ class TrainerTask:
         config.transfer_queue.enable = True
         pprint(OmegaConf.to_container(config, resolve=True))
         OmegaConf.resolve(config)
+        local.install()
         tq.init(config.transfer_queue)
         trainer: Any = None
         ended = "failed"

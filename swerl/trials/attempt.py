@@ -23,13 +23,15 @@ from harbor.trial.hooks import TrialEvent
 from harbor.trial.trial import Trial
 from harbor.utils.trajectory_utils import load_model_usage_from_trajectory
 
+from swerl.errors import SwerlError
 from swerl.record.events import EventLog
 from swerl.record.model import TrialRequest
 from swerl.record.outcomes import Evidence, Outcome
+from swerl.record.session_journal import journal_path
 from swerl.trials import agentcfg, blame
 from swerl.trials.backends import Needs, backend_of
 from swerl.trials.clock import PROBE_S, GatewayWatch, OutOfTime, within
-from swerl.trials.detectors import commands, detect
+from swerl.trials.detectors import detect, recorded_calls
 from swerl.trials.gateway import Closed, GatewayAdmin, GatewayRefused, GatewayUnreachable, Session
 from swerl.trials.grading import ANSWER
 from swerl.trials.sandboxes.gradable import Gradable, SandboxExhausted
@@ -144,7 +146,18 @@ class AttemptRunner:
         attempt.evidence = replace(attempt.evidence, phase=phase, spoke=session is None or attempt.turns > 0)
         if session is not None:
             self._add_gateways_word(attempt)
+            await self._add_findings(session, attempt)
         return attempt
+
+    async def _add_findings(self, session: Session, attempt: Attempt) -> None:
+        """What the recorded calls show that the agent tried."""
+        journal = journal_path(self._settings.sessions_dir, session.id)
+        try:
+            tried = await asyncio.to_thread(lambda: detect(recorded_calls(journal)))
+        except (OSError, SwerlError) as error:
+            tried = [Finding("unread-record", str(error))]
+        if tried:
+            attempt.info["findings"] = attempt.info.get("findings", []) + [finding.as_dict() for finding in tried]
 
     def _add_gateways_word(self, attempt: Attempt) -> None:
         """An agent does not say whether it met an error of ours, and one that is not ours not even why it stopped. The gateway knows."""
@@ -167,9 +180,10 @@ class AttemptRunner:
         if attempt.agent_began is None:
             return False
         until = attempt.agent_ended or time.monotonic()
-        away_s, back = self._watch.absence(attempt.agent_began, until)
         least_s = 0.0 if attempt.evidence.exception is not None else 2 * PROBE_S
-        return away_s > least_s and (closed.silent_s is None or attempt.closed_at - closed.silent_s < back)
+        answered = None if closed.silent_s is None else attempt.closed_at - closed.silent_s
+        away = [span for span in self._watch.absences(attempt.agent_began, until) if span.seconds > least_s]
+        return any(answered is None or answered < span.missed for span in away)
 
     async def engine_answers(self) -> bool:
         """Whether a new attempt would find an engine. A gateway that is away has none."""
@@ -335,7 +349,6 @@ class AttemptRunner:
             attempt.info["stop"] = stop
         answer = trial.paths.trial_dir / ANSWER
         findings = orjson.loads(answer.read_bytes())["findings"] if answer.is_file() else []
-        findings += [finding.as_dict() for finding in detect(commands(trial.paths.agent_dir / "trajectory.json"))]
         if isinstance(environment, Gradable):
             attempt.host = environment.host
             findings += [Finding("left-running", line).as_dict() for line in environment.leftovers[:8]]

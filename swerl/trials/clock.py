@@ -7,9 +7,9 @@ kept it (``hold_s``). `within` runs a coroutine against a deadline that moves by
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -21,13 +21,28 @@ class OutOfTime(asyncio.TimeoutError):
     """The coroutine used up its time and has been cancelled. Harbor takes any TimeoutError as a phase that took too long."""
 
 
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """Monotonic instants between which the gateway was away at most: probes answered at ``start`` and ``end``. At ``missed`` the last one
+    without an answer began: whoever had an answer after that had it from a gateway that was back."""
+
+    start: float
+    end: float
+    missed: float
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+
 class GatewayWatch:
     """Probes ``url()`` + /health/liveliness once a second while somebody cares; `away_s` is the time it did not answer since an instant."""
 
     def __init__(self, url: Callable[[], str]):
         self._url = url
-        self._spans: list[tuple[float, float]] = []
+        self._spans: list[Absence] = []
         self._down_since: float | None = None
+        self._missed = 0.0  # when the last probe without an answer began
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -44,28 +59,29 @@ class GatewayWatch:
 
     def away_s(self, since: float) -> float:
         """Seconds without a gateway since the monotonic instant ``since``, the present absence included."""
-        spans = [*self._spans, (self._down_since, time.monotonic())] if self._down_since is not None else self._spans
-        return sum(max(0.0, end - max(start, since)) for start, end in spans)
+        return sum(max(0.0, span.end - max(span.start, since)) for span in self._all())
 
-    def absence(self, since: float, until: float) -> tuple[float, float]:
-        """Seconds without a gateway between two monotonic instants, and when the last such absence ended (infinity: it has not)."""
-        spans = [(start, end, end) for start, end in self._spans]
-        if self._down_since is not None:
-            spans.append((self._down_since, time.monotonic(), math.inf))
-        within = [(min(end, until) - max(start, since), back) for start, end, back in spans if start < until and end > since]
-        return sum(seconds for seconds, _ in within), max((back for _, back in within), default=since)
+    def absences(self, since: float, until: float) -> list[Absence]:
+        """Those that overlap the time between two monotonic instants, cut to it; the present one is taken to last until now."""
+        found = [span for span in self._all() if span.start < until and span.end > since]
+        return [Absence(max(span.start, since), min(span.end, until), span.missed) for span in found]
+
+    def _all(self) -> list[Absence]:
+        now = [] if self._down_since is None else [Absence(self._down_since, time.monotonic(), self._missed)]
+        return [*self._spans, *now]
 
     async def _probe(self) -> None:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5.0)) as http:
             last_good = time.monotonic()
             while True:
+                began = time.monotonic()
                 if await self._answers(http):
                     if self._down_since is not None:
-                        self._spans.append((self._down_since, time.monotonic()))
+                        self._spans.append(Absence(self._down_since, time.monotonic(), self._missed))
                         self._down_since = None
                     last_good = time.monotonic()
-                elif self._down_since is None:
-                    self._down_since = last_good
+                else:
+                    self._down_since, self._missed = self._down_since or last_good, began
                 await asyncio.sleep(PROBE_S)
 
     async def _answers(self, http: aiohttp.ClientSession) -> bool:

@@ -70,6 +70,11 @@ class RunnerSettings:
         return self.run_dir / "trials" / "journal.jsonl"
 
     @property
+    def sessions_dir(self) -> Path:
+        """Where the gateway keeps the journals of its sessions."""
+        return self.run_dir / "gateway" / "sessions"
+
+    @property
     def events_path(self) -> Path:
         return self.run_dir / "events" / "runner.jsonl"
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,6 +105,48 @@ def test_one_bit_is_a_difference_and_a_clock_is_none():
     now = [Row(1, "L1", {"actor/loss": 0.1 + 2**-55, "timing_s/step": 2.0, "perf/throughput": 4.0, "swerl/trials/agent_s/mean": 2.0})]
     assert [d.name for d in compare.metrics(then, now)] == ["step 1 actor/loss"] and compare.compared(then) == 1
     assert [d.name for d in compare.metrics(then, [])] == ["step 1 actor/loss"]
+
+
+class Code:
+    """What a checkpoint of others could hold beside tensors."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return (exec, (f"open({str(self.mark)!r}, 'w').close()",))
+
+
+def test_a_checkpoint_of_others_runs_no_code(tmp_path: Path):
+    from swerl.policy.same_logits import whole_tensors
+
+    folder = tmp_path / "a" / "actor"
+    folder.mkdir(parents=True)
+    torch.save({"w": Code(tmp_path / "ran")}, folder / "model_world_size_1_rank_0.pt")
+    with pytest.raises(pickle.UnpicklingError):
+        compare.weights(tmp_path / "a", tmp_path / "a")
+    with pytest.raises(pickle.UnpicklingError):
+        whole_tensors(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_shards_of_fsdp_are_tensors_all_the_same(tmp_path: Path):
+    """As FSDP2 saves them, read where no process group is."""
+    from swerl.policy.same_logits import whole_tensors
+
+    folder = tmp_path / "a" / "actor"
+    folder.mkdir(parents=True)
+    code = f"""
+import torch, torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+whole = distribute_tensor(torch.arange(6.0), init_device_mesh("cpu", (1,), mesh_dim_names=("fsdp",)), [Shard(0)])
+torch.save({{"w": whole, "b": torch.zeros(2)}}, {str(folder / "model_world_size_1_rank_0.pt")!r})
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert whole_tensors(folder)["w"].tolist() == [0, 1, 2, 3, 4, 5]
+    assert compare.weights(tmp_path / "a", tmp_path / "a") == ([], 2)
 
 
 def test_weights_are_compared_tensor_by_tensor(tmp_path: Path):

@@ -99,3 +99,31 @@ def test_the_watch_counts_the_time_without_a_gateway(tmp_path, monkeypatch):
         await gateway.stop()
 
     asyncio.run(main())
+
+
+def test_an_answer_between_two_probes_is_from_a_gateway_that_is_back(tmp_path, monkeypatch):
+    """When it came back is known to within a probe: what was answered after the last bad one was answered, unseen by a good one."""
+    monkeypatch.setattr("swerl.trials.clock.PROBE_S", 0.4)
+
+    async def main():
+        gateway = await FakeGateway(tmp_path / "services.json").start()
+        watch = GatewayWatch(GatewayAdmin(tmp_path / "services.json").public_url)
+        watch.start()
+        await asyncio.sleep(0.1)
+        began = time.monotonic()
+        await gateway.stop()
+        while not watch.down:
+            await asyncio.sleep(0.005)
+        during = began + 0.01
+        await gateway.start()
+        answered = time.monotonic()
+        assert watch.down  # nobody has looked yet
+        while watch.down:
+            await asyncio.sleep(0.005)
+        (absence,) = watch.absences(began, time.monotonic())
+        assert during < absence.missed < answered < absence.end and absence.start == began
+        assert watch.absences(time.monotonic(), time.monotonic() + 1) == []
+        await watch.stop()
+        await gateway.stop()
+
+    asyncio.run(main())

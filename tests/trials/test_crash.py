@@ -159,9 +159,10 @@ def test_the_reaper_takes_what_a_dead_run_left_and_nothing_else(tmp_path):
     """Leftovers are planted by hand: the kernel takes real ones away by itself (see above)."""
     import subprocess
 
-    tag, other = "reaper-test-one", "reaper-test-two"
-    line = ["bash", "-c", "sleep 4322; true", f"{PROGRAM}/main.pyc", "-1"]
-    processes = {name: subprocess.Popen([*line, name], start_new_session=True) for name in (tag, other)}
+    tag, other = (f"reaper-test-{os.getpid()}-{name}" for name in ("one", "two"))  # another session beside this one has its own
+    line = ["bash", "-c", "read -r _; true", f"{PROGRAM}/main.pyc", "-1"]  # without a child: a fork looks like its parent for a moment
+    started = {"start_new_session": True, "stdin": subprocess.PIPE}
+    processes = {name: subprocess.Popen([*line, name], **started) for name in (tag, other)}
     work = tmp_path / "work"
     (work / tag / "s1" / "rw").mkdir(parents=True)
     groups = []
@@ -182,6 +183,7 @@ def test_the_reaper_takes_what_a_dead_run_left_and_nothing_else(tmp_path):
     finally:
         for process in processes.values():
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # with the sleep that the shell has started
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            process.stdin.close()
         reaper.reap(other, work)

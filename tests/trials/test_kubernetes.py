@@ -126,6 +126,24 @@ def test_a_connection_that_breaks_is_the_clusters_failure_and_is_retried(tmp_pat
         assert failed[0]["outcome"] == "infra_failed" and "broke" in failed[0]["error"]
 
 
+def test_a_connection_that_breaks_with_the_container_is_the_agents_doing(tmp_path):
+    async def main(kit):
+        async def policy(messages):
+            if not any(message["role"] == "assistant" for message in messages):
+                kit.cut_exec = 1
+                (pod,) = kit.pods.values()
+                pod["status"]["containerStatuses"][0]["state"] = {"terminated": {"exitCode": 0, "reason": "Completed"}}
+            return script("kill 1")(messages)
+
+        async with running(tmp_path, kit, policy) as ran:
+            return await ran.run(make_task(tmp_path, test_sh=TEST_SH)), ran.events("trial.failed")
+
+    with cluster() as kit:
+        result, failed = asyncio.run(main(kit))
+        assert (result.outcome.value, result.reward, result.in_loss, result.attempts) == ("agent_error", 0.0, True, 1), result
+        assert not failed and "the pod's container ended" in result.error
+
+
 @pytest.mark.parametrize(("image", "slow_s", "said"), [("missing/image:1", 0.0, "ImagePullFailed"), ("swerl/host", 60.0, "PodNotStarted")])
 def test_pods_that_do_not_start_are_named(tmp_path, image, slow_s, said):
     async def main(kit):

@@ -39,6 +39,9 @@ def test_a_repair_through_the_real_gateway(tmp_path):
         finally:
             gateway.terminate()
     assert (result.outcome, result.reward, result.turns) == (Outcome.COMPLETED, 1.0, 3)
+    assert "unread-record" not in {finding["kind"] for finding in result.info.get("findings", [])}, (
+        "the runner reads what the gateway wrote"
+    )
     assert recording["status"] == "closed: grading" and recording["turns"] == 3 and len(recording["paths"]) == 1
     path = recording["paths"][0]
     lengths = {len(path[name]) for name in ("response_ids", "response_mask", "response_logprobs", "versions")}

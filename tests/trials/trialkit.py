@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import pickle
 import secrets
 import socket
@@ -25,6 +26,7 @@ from aiohttp import web
 
 from swerl.record.model import Identity, TrialRequest
 from swerl.record.services import announce
+from swerl.record.session_journal import journal_path
 from swerl.trials.backends import Bubblewrap
 from swerl.trials.service import Runner
 from swerl.trials.settings import RunnerSettings
@@ -153,7 +155,15 @@ class FakeGateway:
         limits = {"overflow": False, "max_turns_hit": False, "unanswered": 0, "answered_at": None}
         self.sessions[session] = {**body, "key": key, "closed": None, "turns": 0, "hold_s": 0.0, **limits}
         self.keys[key] = session
+        self._record(session, {"k": "open", "trial": body["trial"]})
         return web.json_response({"session": session, "key": key})
+
+    def _record(self, session: str, line: dict[str, Any]) -> None:
+        """What the runner reads of a session's journal, in the gateway's form."""
+        journal = journal_path(self.services.parent / "gateway" / "sessions", session)
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        with journal.open("ab") as file:
+            file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
 
     async def _close(self, request: web.Request) -> web.Response:
         session = self.sessions[request.match_info["id"]]
@@ -181,6 +191,9 @@ class FakeGateway:
             answer = await answer
         session["turns"] += 1
         session["answered_at"] = time.monotonic()
+        calls = [call.get("function") or {} for call in answer.get("tool_calls") or []]
+        told = [["", str(call.get("name")), str(call.get("arguments"))] for call in calls]
+        self._record(self.keys[key], {"k": "turn", "answer": {"content": answer.get("content") or "", "reasoning": None, "calls": told}})
         return web.json_response({"choices": [{"index": 0, "message": answer}], "usage": {"prompt_tokens": 10, "completion_tokens": 5}})
 
 

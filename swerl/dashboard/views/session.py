@@ -107,6 +107,19 @@ def turn_tokens(seen: Seen, session: str, turn_id: int) -> dict[str, Any] | None
     }
 
 
+def contexts_of(seen: Seen, session: str, turns: list[int]) -> dict[int, str] | None:
+    """The text that each of these turns was added to; None where the tokenizer or the journal cannot be read."""
+    path = session_path(seen, session)
+    tokenizer = load_tokenizer(str(seen.value("model.model_path") or ""))
+    if path is None or tokenizer is None:
+        return None
+    known = {turn.id: turn for turn in read_tree(objects(path)).turns}
+    return {
+        id: tokenizer.decode([token for node in _contexts(known[id]) for token in node.tokens.ids()], skip_special_tokens=False)
+        for id in turns
+    }
+
+
 def _contexts(turn: Turn) -> list[Context]:
     """The run of contexts between the turn before and this one, in order."""
     found: list[Context] = []

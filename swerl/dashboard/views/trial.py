@@ -1,6 +1,8 @@
 """One trial, as close as one can get: what was said and done, what it changed, what the verifier said, what the detectors found.
 
-The transcript is the agent's own record (ATIF, ``agent/trajectory.json``) where it wrote one, else the answers in the gateway's journal.
+The transcript is the gateway's record: what was sampled and, where the tokenizer can be read, what it was shown. What the agent wrote about
+itself (ATIF, ``agent/trajectory.json``) may be anything; it is among the files under that name, and is the transcript only where there is
+no record, as in an archive.
 Everything a sandbox wrote is text to be shown, cut to a size; see `files`.
 """
 
@@ -15,10 +17,12 @@ import orjson
 
 from swerl.dashboard.context import Seen, json_of
 from swerl.dashboard.files import plain_files, read_text
-from swerl.dashboard.views.session import session_path, session_tree
+from swerl.dashboard.views.session import contexts_of, session_path, session_tree
 
 MAX_STEPS = 2000
 MAX_TEXT = 20_000
+OWN_ACCOUNT = ("agent", "trajectory.json")
+ACCOUNT = ": what the agent wrote about itself"
 SHOWN_FILES = (
     ("trial.log",),
     ("exception.txt",),
@@ -65,13 +69,14 @@ def trial(seen: Seen, key: str) -> dict[str, Any] | None:
             if (found := read_text(directory, *parts)) is not None and found.text.strip()
         ]
         entry["changes"] = changes(directory)
-        entry["transcript"] = transcript(directory)
-        entry["transcript_from"] = "agent/trajectory.json" if entry["transcript"] is not None else None
     path = session_path(seen, row["session"])
     entry["session_tree"] = session_tree(path) if path is not None else None
-    if entry["transcript"] is None and entry["session_tree"] is not None:
-        entry["transcript"] = [_from_answer(turn) for turn in entry["session_tree"]["turns"] if turn["main"]]
-        entry["transcript_from"] = "the gateway's journal: answers only"
+    if entry["session_tree"] is not None:
+        entry["transcript"], entry["transcript_from"] = _recorded(seen, row["session"], entry["session_tree"])
+        if directory is not None and (own := read_text(directory, *OWN_ACCOUNT)) is not None:
+            entry["files"].append({"name": "/".join(OWN_ACCOUNT) + ACCOUNT, "text": own.text[: MAX_TEXT * 5], "bytes": own.bytes})
+    elif directory is not None and (steps := transcript(directory)) is not None:
+        entry["transcript"], entry["transcript_from"] = steps, "/".join(OWN_ACCOUNT) + ACCOUNT
     return entry
 
 
@@ -86,7 +91,7 @@ def trial_directory(seen: Seen, key: str) -> Path | None:
 
 def transcript(directory: Path) -> list[dict[str, Any]] | None:
     """Steps of the agent's record; None when it wrote none that can be read."""
-    found = read_text(directory, "agent", "trajectory.json", limit=64 << 20)
+    found = read_text(directory, *OWN_ACCOUNT, limit=64 << 20)
     if found is None:
         return None
     try:
@@ -117,6 +122,18 @@ def _step(step: dict[str, Any]) -> dict[str, Any]:
         ],
         "results": [{"id": result.get("source_call_id"), "text": _cut(result.get("content"))} for result in results],
     }
+
+
+def _recorded(seen: Seen, session: str, tree: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
+    """Turns of the main path, each with the text that it was added to."""
+    turns = [turn for turn in tree["turns"] if turn["main"]][:MAX_STEPS]
+    shown = contexts_of(seen, session, [turn["id"] for turn in turns])
+    steps = []
+    for turn in turns:
+        if shown is not None:
+            steps.append({"source": "user", "time": None, "text": _cut(shown[turn["id"]]), "reasoning": None, "calls": [], "results": []})
+        steps.append(_from_answer(turn))
+    return steps, "the gateway's record" if shown is not None else "the gateway's record: answers only, the tokenizer cannot be read here"
 
 
 def _from_answer(turn: dict[str, Any]) -> dict[str, Any]:

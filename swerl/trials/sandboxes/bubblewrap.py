@@ -11,6 +11,7 @@ Invariants: commands run as the sandbox's root, which is nobody on the host; not
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import os
@@ -23,9 +24,9 @@ from harbor.environments.capabilities import EnvironmentCapabilities, Environmen
 from harbor.models.task.config import NetworkMode
 
 from swerl.errors import fail
-from swerl.trials.sandboxes import dockerfile, launch
+from swerl.trials.sandboxes import dockerfile, history, launch
 from swerl.trials.sandboxes.filtered import Filtered
-from swerl.trials.sandboxes.gradable import FORGET_HISTORY, LOG_BOUNDS, SandboxExhausted, SandboxKilled
+from swerl.trials.sandboxes.gradable import LOG_BOUNDS, SandboxExhausted, SandboxKilled
 from swerl.trials.sandboxes.received import USUAL, Bounds, Received
 from swerl.trials.sandboxes.relay import Relay
 from swerl.trials.sandboxes.spec import DEFAULT_PATH, Limits, Mount, SandboxSpec
@@ -193,10 +194,10 @@ class BubblewrapEnvironment(Filtered, BaseEnvironment):
 
     async def _forget_history(self) -> None:
         """One commit instead of the repository's past, which may hold the fix. The grading sandbox keeps the original."""
-        roots = [self.environment_dir, *([self._rootfs / self.workdir.lstrip("/")] if self._rootfs else [])]
-        if not self._build.steps and not any((root / ".git").exists() for root in roots):
+        looked_at = [(history.may_be_in, self.environment_dir), *([(history.may_be_in_image, self._rootfs)] if self._rootfs else [])]
+        if not self._build.steps and not any([await asyncio.to_thread(look, place) for look, place in looked_at]):
             return
-        done = await self._run(FORGET_HISTORY, self.workdir, {}, 300)
+        done = await self._run(history.FORGET, self.workdir, {}, 300)
         if done.code != 0:
             raise SandboxBuildFailedError(f"the repository's history could not be removed: {done.stderr[-500:].decode(errors='replace')}")
 

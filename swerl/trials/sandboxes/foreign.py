@@ -23,7 +23,8 @@ from harbor.models.task.config import NetworkMode
 
 from swerl.errors import fail
 from swerl.trials.sandboxes.filtered import Filtered
-from swerl.trials.sandboxes.gradable import FORGET_HISTORY, SandboxExhausted
+from swerl.trials.sandboxes.gradable import SandboxExhausted
+from swerl.trials.sandboxes.history import FORGET
 from swerl.trials.sandboxes.leftovers import EMPTY_TRUSTED, END_OTHERS, SNAPSHOT
 from swerl.trials.sandboxes.received import Bounds, Received, files
 from swerl.trials.sandboxes.tree import UnsafeEntry, unpack
@@ -90,7 +91,7 @@ class Foreign(Filtered, ABC):
         if self.workdir in ("", "/"):
             raise self._cannot("it names no working directory", "set workdir in its task.toml, or WORKDIR in its image")
         listing = io.BytesIO()
-        script = f'command -v tar >/dev/null && cd "$0" && ( {FORGET_HISTORY} ) >&2 && {LIST}'
+        script = f'command -v tar >/dev/null && cd "$0" && ( {FORGET} ) >&2 && {LIST}'
         code, said = await self.raw(["sh", "-c", script, self.workdir], listing, LISTING_BYTES)
         if code != 0:
             why = f"its history cannot be set aside or its files not listed: {said[-300:].decode(errors='replace')}"

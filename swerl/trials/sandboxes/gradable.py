@@ -10,11 +10,6 @@ from swerl.trials.sandboxes.received import Bounds, Received
 
 LOG_BOUNDS = Bounds(file_bytes=16 << 20)  # of a directory of logs or results; what is over it is left out, and named
 
-FORGET_HISTORY = (
-    "[ -e .git ] || exit 0; set -e; rm -rf .git; command -v git >/dev/null || exit 0; git init -q; git add -A;"
-    " git -c user.name=task -c user.email=task@localhost commit -q --allow-empty -m start"
-)
-
 
 class SandboxExhausted(RuntimeError):
     """The agent brought its sandbox down, or used up what it had (memory, processes, disk, inodes), and the trial cannot go on in it."""

@@ -42,6 +42,7 @@ from swerl.trials.sandboxes.tree import UnsafeEntry, unpack
 
 KEPT_BYTES = 8 << 20  # of each stream of one command; more is read and dropped
 _CHUNK = 1 << 20
+ENDED_ASKS = 4  # half a second apart
 # A command of an agent occupies a thread for as long as it runs; the loop's own pool has six on two cores.
 _threads = ThreadPoolExecutor(2048, thread_name_prefix="pods")
 _policies: dict[tuple[str, str, str], asyncio.Lock] = {}
@@ -264,13 +265,22 @@ class KubernetesEnvironment(Foreign, ACKEnvironment):
         except UnsafeEntry:
             raise
         except (WebSocketException, OSError, ssl.SSLError, TypeError, KeyError, ValueError) as error:  # the last three: no exit status came
-            raise ClusterAway(f"the connection to pod {self.pod_name} broke: {error!r}") from error
+            raise self._broken(error) from error
         finally:
             pod.close()
         return code, bytes(kept[1]), bytes(kept[2])
 
     async def close_network(self) -> None:
         """Nothing: a policy holds for all pods of the run. The session ends with the agent, and without one the gateway answers nobody."""
+
+    def _broken(self, error: Exception) -> Exception:
+        """Why a command's connection broke: with the container, which is known a moment later, or with the cluster."""
+        for _ in range(ENDED_ASKS):
+            ended = self._ended()
+            if isinstance(ended, SandboxExhausted):
+                return ended
+            time.sleep(0.5)
+        return ClusterAway(f"the connection to pod {self.pod_name} broke: {error!r}")
 
     def _ended(self) -> Exception:
         """Why the pod runs no command any more. A container that ended by itself was brought down from inside."""

@@ -57,13 +57,15 @@ class Group:
             _write(path / "cgroup.procs", str(pid))
 
     def oom_kills(self) -> int:
-        """How often the kernel ended a process of this sandbox for its memory."""
+        """How often the kernel ended a process of this sandbox for its own memory. In a group that never came to its limit it was the
+        host's."""
         for path in self.paths:
             for name in ("memory.events", "memory.oom_control"):
                 file = path / name
                 if file.exists():
                     fields = dict(line.split() for line in file.read_text().splitlines())
-                    return int(fields.get("oom_kill", 0))
+                    reached = int(fields["max"] if "max" in fields else (path / "memory.failcnt").read_text())
+                    return int(fields.get("oom_kill", 0)) if reached else 0
         return 0
 
     def remove(self) -> bool:
