@@ -94,7 +94,7 @@ quieter() { # place, command: on a terminal uv draws its progress; elsewhere its
   done 9>&- &
   beat=$!
   "$@" 2> >(grep --line-buffered -v '^ [-+~] ' >&2) || code=$?
-  kill "$beat" 2>/dev/null || true
+  kill -KILL "$beat" 2>/dev/null || true
   wait "$beat" 2>/dev/null || true
   exec {never}>&-
   return "$code"

@@ -19,6 +19,7 @@ from swerl.config import RunConfig
 from swerl.errors import fail
 from swerl.record.events import read_events
 from swerl.record.metrics import read_metrics
+from swerl.record.pace import RECENT_STEPS, recent_step_s
 from swerl.record.rundir import RunDir, read_json, write_json
 from swerl.record.words import duration
 from swerl.report import add_report
@@ -93,12 +94,12 @@ def collect(config: RunConfig, say: Say) -> Results:
     archive = gather(run.root, report=add_report)
     results = read_json(archive / "results.json")
     events = list(read_events(run.events_of("supervisor")))
-    timed = [float(row.data["timing_s/step"]) for row in read_metrics(run.metrics) if row.data.get("timing_s/step") is not None]
+    timed = {row.step: float(row.data["timing_s/step"]) for row in read_metrics(run.metrics) if row.data.get("timing_s/step") is not None}
     by_step = {v["step"]: v for v in results["validations"] if v["resolve_rate"]["value"] is not None}
     return Results(
         points=tuple(_point(by_step[step]) for step in sorted(by_step)),
         steps=results["steps"],
-        step_s=sum(timed) / len(timed) if timed else None,
+        step_s=recent_step_s(timed),
         wall_s=alive_s(events),
         peak_memory_mb=peak_memory_mb(events),
         archive=archive,
@@ -127,7 +128,7 @@ def table(results: Results, config: RunConfig) -> str:
         first, last = results.points[0], results.points[-1]
         gain = "" if first.pass_at is None or last.pass_at is None else f", pass@4 {last.pass_at - first.pass_at:+.3f}"
         lines.append(f"from before to after: resolve rate {last.rate - first.rate:+.3f}{gain}")
-    step = "" if results.step_s is None else f", {results.step_s:.1f} s each"
+    step = "" if results.step_s is None else f", {results.step_s:.1f} s each (the last {RECENT_STEPS})"
     memory = "" if results.peak_memory_mb is None else f", {results.peak_memory_mb / 1024:.1f} GiB of memory at the most"
     lines += [
         "",

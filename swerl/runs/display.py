@@ -81,6 +81,6 @@ def summary(progress: Progress) -> str:
         parts.append(f"| step {progress.step}" + (f" of {progress.total_steps} done" if progress.total_steps else " done"))
     if progress.resolve_rate is not None:
         parts.append(f"| resolve rate {progress.resolve_rate:.3f}")
-    if progress.step_s and progress.total_steps and progress.step is not None and progress.step < progress.total_steps:
-        parts.append(f"| about {duration((progress.total_steps - progress.step) * progress.step_s)} of steps left")
+    if rest_s := progress.run_left_s:
+        parts.append(f"| about {duration(rest_s)} of the run left")
     return " ".join(parts)

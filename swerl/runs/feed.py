@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from swerl.errors import Problem
+from swerl.record import pace
 from swerl.record.follow import Place, place_at_end, read
 from swerl.record.ledger import object_of
 from swerl.record.metrics import is_row
@@ -19,7 +20,18 @@ from swerl.record.rundir import RunDir
 from swerl.record.words import duration
 
 RESOLVE_RATE = "swerl/val/resolve_rate"
+EVALUATING = "evaluating"
 _REWARDS = ("critic/score/mean", "critic/rewards/mean")
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much work there is: trials of a step and of a validation, how many run at once (0: not known), steps between validations."""
+
+    step: int = 0
+    validation: int = 0
+    at_once: int = 0
+    validate_every: int = 0
 
 
 @dataclass(slots=True)
@@ -32,7 +44,10 @@ class Progress:
     total_steps: int | None = None
     resolve_rate: float | None = None
     reward: float | None = None
-    step_s: float | None = None
+    steps: dict[int, float] = field(default_factory=dict)  # seconds of each that is done
+    validation_s: float | None = None  # the newest one
+    validation_began: float | None = None  # by its event's time
+    sizes: Sizes = Sizes()
     trials: int = 0
     expected: int = 0  # trials of the phase, where that is known, and how many of them run at once
     at_once: int = 0
@@ -59,6 +74,11 @@ class Progress:
         return (time.monotonic() - self.phase_since) * (rest - begun) / (self.trials + begun)
 
     @property
+    def run_left_s(self) -> float | None:
+        """Seconds until the run is complete, validations counted."""
+        return pace.left_s(self.step or 0, self.total_steps, pace.recent_step_s(self.steps), self.sizes.validate_every, self.validation_s)
+
+    @property
     def first(self) -> int:
         """How many trials tell the pace."""
         return max(1, min(self.at_once, self.expected // 2))
@@ -71,9 +91,9 @@ class Feed:
     """Follows one run from now on; ``poll`` returns the lines that came since the last call. ``listen`` gets the new events and rows
     themselves, events first: what happened in a step is known when its row comes."""
 
-    def __init__(self, run: RunDir, total_steps: int | None = None, listen: Listener | None = None):
+    def __init__(self, run: RunDir, total_steps: int | None = None, listen: Listener | None = None, sizes: Sizes = Sizes()):
         self.run, self._listen = run, listen
-        self.progress = Progress(total_steps=total_steps)
+        self.progress = Progress(total_steps=total_steps, sizes=sizes)
         self._places = {path: place_at_end(path) for path in run.events.glob("*.jsonl")}
         self._shown: set[tuple[int, str]] = set()
         self._new_rows()
@@ -122,8 +142,8 @@ def step_line(progress: Progress, row: Mapping[str, Any]) -> str:
         progress.resolve_rate = float(data[RESOLVE_RATE])
         parts.append(f"resolve rate {progress.resolve_rate:.3f}")
     if data.get("timing_s/step") is not None:
-        progress.step_s = float(data["timing_s/step"])
-        parts.append(f"{progress.step_s:.1f} s")
+        progress.steps[step] = float(data["timing_s/step"])
+        parts.append(f"{progress.steps[step]:.1f} s")
     return "  ".join(parts)
 
 
@@ -169,12 +189,12 @@ def _checkpoint(progress: Progress, event: Mapping[str, Any]) -> str:
 
 def _trial(progress: Progress, event: Mapping[str, Any]) -> str | None:
     progress.trials += 1
-    left_s = progress.left_s() if progress.trials == progress.first else None
+    left_s = progress.left_s() if progress.phase == EVALUATING and progress.trials == progress.first else None
     return None if left_s is None else f"{progress.trials} of {progress.expected:,} attempts: about {duration(left_s)} more"
 
 
 def _evaluation_begin(progress: Progress, event: Mapping[str, Any]) -> str:
-    progress.enter("evaluating")
+    progress.enter(EVALUATING)
     progress.expected, progress.at_once = event["left"], event["at_once"]
     whole = event["tasks"] * event["samples"]
     before = f", {whole - event['left']:,} of them settled before" if event["left"] < whole else ""
@@ -183,6 +203,18 @@ def _evaluation_begin(progress: Progress, event: Mapping[str, Any]) -> str:
 
 def _step_begin(progress: Progress, event: Mapping[str, Any]) -> None:
     progress.enter(f"step {event['step']}: trials")
+    progress.expected, progress.at_once = progress.sizes.step, progress.sizes.at_once
+
+
+def _validation_begin(progress: Progress, event: Mapping[str, Any]) -> None:
+    progress.enter("validating")
+    progress.expected, progress.at_once = progress.sizes.validation, progress.sizes.at_once
+    progress.validation_began = event["time"]
+
+
+def _validation_end(progress: Progress, event: Mapping[str, Any]) -> None:
+    if progress.validation_began is not None:
+        progress.validation_s, progress.validation_began = event["time"] - progress.validation_began, None
 
 
 def _breaker_open(progress: Progress, event: Mapping[str, Any]) -> str:
@@ -201,7 +233,8 @@ _EVENTS: dict[str, _Teller] = {
     "engine.died": _engine_died,
     "boot.silent": lambda progress, event: f"the trainer has said nothing new for {duration(event['quiet_s'])}; stacks: {event['stacks']}",
     "engine.paused": _phase("updating the policy"),
-    "validation.begin": _phase("validating"),
+    "validation.begin": _validation_begin,
+    "validation.end": _validation_end,
     "step.begin": _step_begin,
     "checkpoint.committed": _checkpoint,
     "trial.settled": _trial,

@@ -11,6 +11,7 @@ from typing import Protocol
 from swerl.config import RunConfig
 from swerl.config.schema import keys
 from swerl.errors import fail
+from swerl.facts.indexes import IndexUnreadable, row_count
 from swerl.facts.memory import disk
 from swerl.facts.plan import known_steps, plan_of
 from swerl.facts.shape import ShapeError, read_shape
@@ -20,6 +21,7 @@ from swerl.record.states import State
 from swerl.render import process_environment, runner_environment
 from swerl.runs import cluster
 from swerl.runs.display import Display
+from swerl.runs.feed import Sizes
 from swerl.runs.plan import Plan, ProcessSpec
 from swerl.runs.prepare import prepare
 from swerl.runs.supervisor import Outcome, Supervisor
@@ -64,10 +66,21 @@ def plan_for(config: RunConfig, run: RunDir) -> Plan:
         ),
         trainer=spec("trainer", train, "swerl.trainer", {_WEBHOOK: None, **joined, **_tracking(run)}, stop_grace_s=TRAINER_GRACE_S),
         total_steps=steps,
+        sizes=_sizes(config),
         trainer_restarts=config.infrastructure.restarts,
         terms=Terms.of(config, total_steps=steps, checkpoint_bytes=_checkpoint_bytes(config)),
         notifier=Notifier.of(config),
     )
+
+
+def _sizes(config: RunConfig) -> Sizes:
+    """Nothing is known of a validation whose index cannot be read; preflight has said so."""
+    training = config.training
+    try:
+        validation = row_count(config.data.val_index) * training.val_n
+    except IndexUnreadable:
+        validation = 0
+    return Sizes(training.train_batch_size * training.n_resp_per_prompt, validation, config.harbor_runtime.num_workers, training.test_freq)
 
 
 def _tracking(run: RunDir) -> dict[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from swerl.runs.feed import Sizes
 from swerl.watch.notify import Notifier
 from swerl.watch.terms import Terms
 
@@ -44,6 +45,7 @@ class Plan:
     services: tuple[ProcessSpec, ...]
     trainer: ProcessSpec
     total_steps: int | None = None
+    sizes: Sizes = field(default_factory=Sizes)
     trains: bool = True
     trainer_restarts: int = 0
     engine_gone_s: float = 60.0

@@ -12,9 +12,11 @@ import psutil
 from swerl.record.events import read_events
 from swerl.record.memory import used_mb
 from swerl.record.metrics import Row, damaged_rows, read_metrics
+from swerl.record.pace import RECENT_STEPS, recent_step_s, validation_s
+from swerl.record.pace import left_s as rest_s
 from swerl.record.quarantined import quarantined
 from swerl.record.registry import OwnedProcess, Registry, Run
-from swerl.record.rundir import RunDir
+from swerl.record.rundir import RunDir, read_json
 from swerl.record.states import LIVE
 from swerl.record.words import duration
 from swerl.runs.feed import RESOLVE_RATE
@@ -27,7 +29,6 @@ TROUBLES = frozenset(
         *("group.failed", "trainer.failed", "notify.failed", "metrics.damaged"),
     )
 )
-RECENT_STEPS = 10
 SHOWN_ALARMS = 5
 SILENT_S = 60.0
 RATE_S = 600.0
@@ -78,11 +79,12 @@ def status_of(run: RunDir, registry: Registry) -> RunStatus:
     events = sorted((e for path in run.events.glob("*.jsonl") for e in read_events(path)), key=lambda e: e["time"])
     trained = [r for r in rows if r.step >= 1]
     last = trained[-1] if trained else None
-    step_s = _recent_step_s(trained)
+    step_s = recent_step_s({r.step: float(r.data["timing_s/step"]) for r in trained if r.data.get("timing_s/step") is not None})
     live = row.state in LIVE
     left_s = None
-    if live and step_s is not None and row.total_steps and last is not None:
-        left_s = max(0, row.total_steps - last.step) * step_s
+    if live and last is not None:
+        every = int(((read_json(run.resolved) or {}).get("config") or {}).get("training", {}).get("test_freq") or 0)
+        left_s = rest_s(last.step, row.total_steps, step_s, every, validation_s(events))
     since = row.started or 0.0
     sample = next((e for e in reversed(events) if e["kind"] == "sample" and e["time"] >= since), {}) if live else {}
     return RunStatus(
@@ -119,7 +121,7 @@ def one_screen(status: RunStatus) -> str:
     lines.append(f"  step       {status.last_step if status.last_step is not None else 'none yet'}{total}")
     if status.step_s is not None:
         left = f", about {duration(status.left_s)} left" if status.left_s is not None else ""
-        rates = [f"{status.step_s:.1f} s a step"]
+        rates = [f"{status.step_s:.1f} s a step (the last {RECENT_STEPS})"]
         rates += [f"{status.trials_per_hour:,.0f} trials an hour"] if status.trials_per_hour else []
         rates += [f"{status.tokens_per_s:,.0f} tokens/s sampled"] if status.tokens_per_s else []
         lines.append(f"  rate       {', '.join(rates)}{left}")
@@ -172,11 +174,6 @@ def _process(process: OwnedProcess, doing: str) -> ProcessStatus:
         except psutil.NoSuchProcess:
             alive = False
     return ProcessStatus(process.name, pid, alive, memory, process.started, doing)
-
-
-def _recent_step_s(rows: list[Row]) -> float | None:
-    times = [float(row.data["timing_s/step"]) for row in rows[-RECENT_STEPS:] if row.data.get("timing_s/step") is not None]
-    return sum(times) / len(times) if times else None
 
 
 def _trials_per_hour(rows: list[Row]) -> float | None:

@@ -76,7 +76,7 @@ class Supervisor:
         self._trained = 0
         self._trainer_start_at = 0.0
         self._guard = Guard(run, plan, self._events, display.line)
-        self._feed = Feed(run, plan.total_steps, self._guard.listen)
+        self._feed = Feed(run, plan.total_steps, self._guard.listen, plan.sizes)
         self._feed.progress.boot_s = None if plan.terms is None else plan.terms.watch.boot_min * 60
         self._boot = BootWatch(run.logs, self._events.emit, lambda: cleanup.owned(run, registry, plan.trainer.name))
         self._rates = RateLines(run.trainer_log, run.vllm_log)

@@ -7,7 +7,7 @@ from swerl.record.metrics import MetricsLog
 from swerl.record.rundir import RunDir
 from swerl.record.words import duration
 from swerl.runs.display import PlainDisplay, summary
-from swerl.runs.feed import Feed
+from swerl.runs.feed import Feed, Sizes
 
 
 def test_rows_are_told_once_also_when_a_resume_rewrites_the_file(tmp_path):
@@ -65,3 +65,29 @@ def test_a_quiet_run_says_where_it_stands(tmp_path):
     display.show(Feed(RunDir.at(tmp_path)).progress)
     assert "hello" in out.getvalue() and "starting for 0s" in out.getvalue()
     assert [duration(s) for s in (5, 65, 3725)] == ["5s", "1m05s", "1h02m"]
+
+
+def test_a_validation_has_a_total_and_the_time_left_counts_those_to_come(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("swerl.runs.feed.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("swerl.record.events.time.time", lambda: now[0])
+    run = RunDir.at(tmp_path / "a")
+    feed = Feed(run, total_steps=12, sizes=Sizes(step=32, validation=256, at_once=16, validate_every=6))
+    trainer, metrics = EventLog(run.events_of("trainer"), "trainer"), MetricsLog(run.metrics)
+    trainer.emit("validation.begin", step=0)
+    for trial in range(64):
+        trainer.emit("trial.settled", trial=str(trial))
+    assert feed.poll() == [], "a line for each phase would say nothing new"
+    now[0] += 36.0
+    assert "validating 64 of 256 settled for 36s | about 1m32s left" in summary(feed.progress)  # 184 more at two a second
+    now[0] += 84.0
+    trainer.emit("validation.end", step=0)
+    for step, seconds in ((1, 30.0), (2, 20.0), (3, 10.0)):
+        metrics.append(step, "L", {"timing_s/step": seconds})
+    feed.poll()
+    assert feed.progress.run_left_s == 9 * 20.0 + 2 * 120.0, "nine steps, and validations after steps 6 and 12"
+    assert "about 7m00s of the run left" in summary(feed.progress)
+    trainer.emit("step.begin", step=4)
+    trainer.emit("trial.settled", trial="t")
+    feed.poll()
+    assert "step 4: trials 1 of 32 settled" in summary(feed.progress)

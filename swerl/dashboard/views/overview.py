@@ -13,10 +13,10 @@ from swerl.config.schema import keys
 from swerl.dashboard.context import Seen, secret_names
 from swerl.dashboard.views.alarms import alarms
 from swerl.record.memory import used_mb
+from swerl.record.pace import left_s, recent_step_s, validation_s
 from swerl.record.registry import Registry
 from swerl.record.states import LIVE
 
-RECENT_STEPS = 10
 REWARDS = ("critic/score/mean", "critic/rewards/mean")
 _DOING: Mapping[str, str] = {
     "run.running": "starting its services",
@@ -37,9 +37,9 @@ def overview(seen: Seen) -> dict[str, Any]:
     live = row is not None and row.state in LIVE
     steps = seen.points("timing_s/step")
     trained = [step for step in steps if step >= 1]
-    recent = [steps[step] for step in trained[-RECENT_STEPS:]]
-    step_s = sum(recent) / len(recent) if recent else None
+    step_s = recent_step_s(steps)
     last = max(trained, default=0)
+    every = int(seen.value("training.test_freq") or 0)
     total = row.total_steps if row else None
     attempts = seen.manifest.get("attempts") or []
     newest = attempts[-1] if attempts else {}
@@ -57,7 +57,7 @@ def overview(seen: Seen) -> dict[str, Any]:
         "step": last,
         "total_steps": total,
         "step_s": step_s,
-        "left_s": max(0, total - last) * step_s if live and step_s is not None and total else None,
+        "left_s": left_s(last, total, step_s, every, validation_s(_validations(seen))) if live and last else None,
         "doing": _doing(seen) if live else None,
         "reward": next((series[max(series)] for name in REWARDS if (series := seen.points(name))), None),
         "rewards": list(next((series for name in REWARDS if (series := seen.points(name))), {}).items()),
@@ -82,6 +82,11 @@ def _doing(seen: Seen) -> dict[str, Any] | None:
         f"SELECT kind, time, step FROM events WHERE kind IN ({marks}) ORDER BY time DESC LIMIT 1", tuple(_DOING)
     ).fetchone()
     return None if row is None else {"what": _DOING[row["kind"]], "since": row["time"], "step": row["step"]}
+
+
+def _validations(seen: Seen) -> list[dict[str, Any]]:
+    rows = seen.rows("SELECT kind, time FROM events WHERE kind IN ('validation.begin', 'validation.end') ORDER BY time")
+    return [dict(row) for row in rows]
 
 
 def _trials(seen: Seen, live: bool) -> dict[str, Any]:
