@@ -18,8 +18,9 @@ from swerl.cli.options import Chosen, config_options, json_option, say_json
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Directory to write; default: exports/<run>-<step> in artifacts/."
 )
+@click.option("--adapter", is_flag=True, help="Of a LoRA checkpoint: the adapters alone, as PEFT reads them, instead of merged weights.")
 @json_option
-def export(chosen: Chosen, given: str | None, out: Path | None, as_json: bool) -> int:
+def export(chosen: Chosen, given: str | None, out: Path | None, adapter: bool, as_json: bool) -> int:
     """Write a checkpoint as a Hugging Face directory, and check it: loaded, its logits are the checkpoint's."""
     from swerl.config.schema import PROJECT_ROOT
     from swerl.evaluate import policies
@@ -28,8 +29,9 @@ def export(chosen: Chosen, given: str | None, out: Path | None, as_json: bool) -
     config = chosen.load()
     policy = policies.choose(config, given)
     place = Path(policy.name)
-    target = (out or PROJECT_ROOT / "artifacts" / "exports" / f"{place.parents[1].name}-{place.name}").absolute()
-    record = write(policy, config, target, lambda text: click.echo(text, err=as_json))
+    name = f"{place.parents[1].name}-{place.name}" + ("-adapter" if adapter else "")
+    target = (out or PROJECT_ROOT / "artifacts" / "exports" / name).absolute()
+    record = write(policy, config, target, lambda text: click.echo(text, err=as_json), adapter=adapter)
     if as_json:
         say_json({"directory": str(target), **record})
         return 0

@@ -55,6 +55,16 @@ class RolloutCorrection:
 
 
 @dataclass(frozen=True, slots=True)
+class Lora:
+    """Low-rank adapters beside the policy's own weights; none where ``rank`` is 0."""
+
+    rank: int
+    alpha: int
+    targets: tuple[str, ...]
+    exclude: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """The policy that is trained."""
 
@@ -63,6 +73,7 @@ class Model:
     tool_parser: str
     reasoning_parser: str | None
     chat_template: Path | None
+    lora: Lora
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from swerl.config import RunConfig
 from swerl.errors import fail
-from swerl.evaluate.policies import Policy, merged
+from swerl.evaluate.policies import Policy, adapter_command, merged
 from swerl.record.rundir import write_json
 
 RECORD = "swerl_export.json"
@@ -23,24 +23,31 @@ TOLERANCE = 0.05
 SAME_CHOICES = 0.95
 
 
-def export(policy: Policy, config: RunConfig, target: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Write ``policy``, a checkpoint, to ``target``, which must not exist, and return the record. SWERL-T066 when it cannot be exported,
-    SWERL-T067 when what was written does not answer as the checkpoint does."""
+def export(policy: Policy, config: RunConfig, target: Path, say: Callable[[str], None], *, adapter: bool = False) -> dict[str, Any]:
+    """Write ``policy``, a checkpoint, to ``target``, which must not exist, and return the record. A checkpoint of adapters is merged with
+    the weights it stands on, or with ``adapter`` written as PEFT reads one. SWERL-T066 when it cannot be exported, SWERL-T067 when what
+    was written does not answer as the checkpoint does."""
     if policy.kind != "checkpoint":
         raise fail("SWERL-T066", f"{policy.name} is no checkpoint", "name a run or a .../global_step_N", policy.name)
     if target.exists():
         raise fail("SWERL-T066", f"{target} exists", "name another directory with --out; nothing is replaced", str(target))
+    if adapter and policy.base is None:
+        raise fail("SWERL-T066", f"{policy.name} holds no adapters", "leave --adapter out: the whole policy is written", policy.name)
     target.parent.mkdir(parents=True, exist_ok=True)
     part, merging = target.with_name(f".{target.name}.part"), target.with_name(f".{target.name}.merging")
     shutil.rmtree(part, ignore_errors=True)
     try:
-        if policy.path is not None:
+        if adapter:
+            _write_adapter(policy, config, part)
+        elif policy.path is not None:
             shutil.copytree(policy.path, part)
         else:
             merged(policy, config, merging, say).rename(part)
         say("comparing logits with the checkpoint's shards")
-        found = check(Path(policy.name) / "actor", part, config)
+        found = check(Path(policy.name) / "actor", part, config, policy.base)
         record = {"checkpoint": policy.name, "version": policy.version, "check": found}
+        if policy.base is not None:
+            record["base"] = str(policy.base)
         write_json(part / RECORD, record)
         part.rename(target)
     finally:
@@ -49,10 +56,18 @@ def export(policy: Policy, config: RunConfig, target: Path, say: Callable[[str],
     return record
 
 
-def check(shards: Path, directory: Path, config: RunConfig) -> dict[str, Any]:
+def _write_adapter(policy: Policy, config: RunConfig, into: Path) -> None:
+    command = adapter_command(config.environment.venv_path / "bin" / "python", "peft", policy, into)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise fail("SWERL-T066", f"the adapters cannot be written: {last[:300]}", " ".join(command), str(policy.shards))
+
+
+def check(shards: Path, directory: Path, config: RunConfig, base: Path | None = None) -> dict[str, Any]:
     """What ``swerl.policy.same_logits`` found; SWERL-T067 where it is not the same policy, or cannot be loaded."""
     python = config.environment.venv_path / "bin" / "python"
-    command = [str(python), "-P", "-m", "swerl.policy.same_logits", str(shards), str(directory)]
+    command = [str(python), "-P", "-m", "swerl.policy.same_logits", str(shards), str(directory), *([str(base)] if base else [])]
     done = subprocess.run(command, capture_output=True, text=True)
     remedy = " ".join(command)
     if done.returncode != 0:

@@ -1,13 +1,15 @@
 """Which policy is meant, where its weights are, and what its version is called.
 
 A policy is named by a path or a URL: ``runs/X`` (its newest checkpoint that verifies), ``.../global_step_N`` (verified first), a Hugging
-Face directory, or ``http(s)://...`` of an OpenAI-compatible server. Without a name it is the newest checkpoint of the configuration's own
-run, and before there is one the policy that training would begin with.
+Face directory, a PEFT adapter's directory, or ``http(s)://...`` of an OpenAI-compatible server. Without a name it is the newest checkpoint
+of the configuration's own run, and before there is one the policy that training would begin with.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from typing import Literal
 
 from swerl.config import RunConfig
 from swerl.errors import fail
-from swerl.record import checkpoints
+from swerl.record import base, checkpoints
 from swerl.record.rundir import RunDir
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -27,7 +29,8 @@ _SAMPLE_BYTES = 1 << 20
 @dataclass(frozen=True, slots=True)
 class Policy:
     """``path`` is a directory that vLLM can load, or None: then ``shards`` (a checkpoint's ``actor``) has to be merged first, or ``url`` is
-    all there is. ``version`` is ``<lineage>:<step>`` of a checkpoint, else a name made of the content and step 0."""
+    all there is. ``base`` is set where ``shards`` are adapters (a PEFT directory's too): the weights they are merged into. ``version`` is
+    ``<lineage>:<step>`` of a checkpoint, else a name made of the content and step 0."""
 
     kind: Literal["checkpoint", "huggingface", "url"]
     name: str
@@ -35,6 +38,7 @@ class Policy:
     path: Path | None = None
     shards: Path | None = None
     url: str | None = None
+    base: Path | None = None
 
 
 def choose(config: RunConfig, given: str | None) -> Policy:
@@ -48,6 +52,8 @@ def choose(config: RunConfig, given: str | None) -> Policy:
     path = Path(given).expanduser().absolute()
     if (path / "checkpoints").is_dir():
         return of_run(RunDir.at(path))
+    if (path / "adapter_config.json").is_file():
+        return of_adapter(path, config.model.model_path)
     return of_checkpoint(path) if checkpoints.is_name(path.name) else of_directory(path)
 
 
@@ -63,6 +69,11 @@ def of_checkpoint(path: Path) -> Policy:
     if found := checkpoints.faults(path):
         raise fail("SWERL-T061", f"the checkpoint does not verify: {found[0]}", "name another one; `swerl status` lists a run's", str(path))
     marker = checkpoints.read_marker(path)
+    if (under := base.of(path / "actor")) is not None:
+        if said := base.fault(path / "actor", under):
+            remedy = "bring the policy that the run began with back to its place: the checkpoint holds adapters alone"
+            raise fail("SWERL-T061", f"the checkpoint does not verify: {said}", remedy, str(path))
+        return Policy("checkpoint", str(path), marker["version"], shards=path / "actor", base=under)
     exported = path / "actor" / "huggingface"
     whole = has_weights(exported)
     return Policy("checkpoint", str(path), marker["version"], exported if whole else None, None if whole else path / "actor")
@@ -77,6 +88,14 @@ def of_directory(path: Path) -> Policy:
             str(path),
         )
     return Policy("huggingface", str(path), f"hf-{content_digest(path)}:0", path)
+
+
+def of_adapter(path: Path, otherwise: Path) -> Policy:
+    """An adapter stands on the directory it names, or on ``otherwise`` where that is not here (a name of a hub)."""
+    said = json.loads((path / "adapter_config.json").read_text()).get("base_model_name_or_path") or ""
+    under = Path(said) if said and (Path(said) / "config.json").is_file() else otherwise
+    of_directory(under)
+    return Policy("huggingface", str(path), f"peft-{content_digest(path)}-{content_digest(under)}:0", shards=path, base=under)
 
 
 def has_weights(path: Path) -> bool:
@@ -109,11 +128,20 @@ def merged(policy: Policy, config: RunConfig, into: Path, say: Callable[[str], N
     into.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
     python = config.environment.venv_path / "bin" / "python"
-    command = [str(python), "-P", "-m", "verl.model_merger", "merge", "--backend", "fsdp"]
-    command += ["--local_dir", str(policy.shards), "--target_dir", str(part)]
+    if policy.base is not None:
+        shutil.rmtree(part, ignore_errors=True)
+        command = adapter_command(python, "merge", policy, part)
+    else:
+        command = [str(python), "-P", "-m", "verl.model_merger", "merge", "--backend", "fsdp"]
+        command += ["--local_dir", str(policy.shards), "--target_dir", str(part)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0 or not has_weights(part):
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise fail("SWERL-T062", f"the checkpoint's shards could not be merged: {last[:300]}", " ".join(command), str(policy.shards))
     part.rename(target)
     return target
+
+
+def adapter_command(python: Path, form: Literal["peft", "merge"], policy: Policy, out: Path) -> list[str]:
+    """The command that writes a policy of adapters to ``out``: as PEFT reads them, or with the weights they stand on."""
+    return [str(python), "-P", "-m", "swerl.policy.adapter", form, str(policy.shards), str(policy.base), str(out)]

@@ -1,7 +1,7 @@
 """Bytes: of the engine, the trainer, the host and the disk, from the policy's shape and the plan.
 
 Exact: parameters (families named in ``shape``), KV-cache bytes per token, trials and optimizer steps, checkpoint bytes (fp32 weights and
-two fp32 Adam moments, as verl's FSDP engine keeps them; an exported Hugging Face copy is fp32 too).
+two fp32 Adam moments, as verl's FSDP engine keeps them; an exported Hugging Face copy is fp32 too; of a LoRA run the adapters' alone).
 Estimated, and marked ``~`` in the text: what vLLM leaves for the cache on a GPU (``VLLM_FIXED``, calibrated on one H100, and the sampler's
 buffers), its graphs (``GRAPH_LAYER_BYTES``), and the trainer's peak, fitted on one H200 (``docs/results/gpu.json``). On the CPU, a process
 needs ``CPU_PROCESS`` before it holds anything (measured in the demonstration). Every byte count is per GPU unless the name says
@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from swerl.facts.adapters import adapter_parameters
 from swerl.facts.shape import ModelShape, dtype_bytes
 
 GIB = 2**30
@@ -80,6 +81,9 @@ class Plan:
     val_samples: int = 1
     sandbox_bytes: int = 0
     object_store_bytes: int = 2 << 30
+    lora_rank: int = 0
+    lora_targets: tuple[str, ...] = ("all-linear",)
+    lora_exclude: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +122,19 @@ class TrainerForecast:
 
 @dataclass(frozen=True, slots=True)
 class HostForecast:
-    """Memory of one node at the most: optimizer states that were moved there, Ray's store, a step's data, processes, sandboxes."""
+    """Memory of one node at the most: optimizer states that were moved there, weights of sleeping engines (with adapters: they are not sent
+    again), Ray's store, a step's data, processes, sandboxes."""
 
     offload_bytes: int
     store_bytes: int
     data_bytes: int
     process_bytes: int
     sandbox_bytes: int
+    engine_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
-        return self.offload_bytes + self.store_bytes + self.data_bytes + self.process_bytes + self.sandbox_bytes
+        return self.offload_bytes + self.engine_bytes + self.store_bytes + self.data_bytes + self.process_bytes + self.sandbox_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,20 +215,21 @@ def _trainer(shape: ModelShape, plan: Plan) -> TrainerForecast:
     Logits on a GPU: by chunks of tokens, with the head's gradient in fp32 and in the compute type; on the CPU whole: as computed, scaled by
     the temperature, their log-softmax, and for entropy two more. Torch's AdamW holds a square root of every second moment at its step."""
     compute = dtype_bytes(plan.param_dtype)
-    shard = shape.parameters // plan.gpus
+    held = states(shape, plan)
     tokens = plan.tokens_per_gpu
     inside = tokens * inside_units(shape) * compute
     head = shape.vocab * shape.hidden
     whole = tokens * shape.vocab * compute * (5 if plan.entropy else 3)
-    chunked = HEAD_COPIES * min(tokens, HEAD_TOKENS) * shape.vocab * MASTER_BYTES + head * (MASTER_BYTES + compute)
+    gradient = 0 if plan.lora_rank else head * (MASTER_BYTES + compute)
+    chunked = HEAD_COPIES * min(tokens, HEAD_TOKENS) * shape.vocab * MASTER_BYTES + gradient
     return TrainerForecast(
-        state_bytes=shard * (2 * MASTER_BYTES + ADAM_BYTES),
+        state_bytes=held.weight_bytes + held.trained * (MASTER_BYTES + ADAM_BYTES),
         gathered_bytes=compute * (2 * shape.largest_layer + head * (1 if shape.tied_embeddings else 2)),
         activation_bytes=shape.layers * (tokens * shape.hidden * compute if plan.gradient_checkpointing else inside),
         layer_bytes=inside if plan.gradient_checkpointing else 0,
         logits_bytes=whole if plan.cpu else chunked,
-        update_bytes=0 if plan.cpu else shard * MASTER_BYTES,
-        offloaded_host_bytes=shard * (MASTER_BYTES + ADAM_BYTES),
+        update_bytes=0 if plan.cpu else held.trained * MASTER_BYTES,
+        offloaded_host_bytes=held.weight_bytes + held.trained * ADAM_BYTES,
     )
 
 
@@ -230,6 +237,25 @@ def inside_units(shape: ModelShape) -> int:
     """Numbers that one layer keeps of a token for its backward: two norms with their fp32 copies, queries, keys and values before and after
     norm and rotation, the MLP's four products."""
     return 12 * shape.hidden + 4 * (shape.heads + shape.kv_heads) * shape.head_dim + 4 * _mlp_width(shape)
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """Of one rank. ``weight_bytes``: of all its weights; ``trained``: the elements that have a gradient and moments."""
+
+    weight_bytes: int
+    trained: int
+
+
+def states(shape: ModelShape, plan: Plan) -> States:
+    """All weights are trained in fp32; with adapters these are, and the frozen weights are held in the type they are computed in."""
+    shard, trained = shape.parameters // plan.gpus, trained_parameters(shape, plan) // plan.gpus
+    frozen = shard * dtype_bytes(plan.param_dtype) if plan.lora_rank else 0
+    return States(frozen + trained * MASTER_BYTES, trained)
+
+
+def trained_parameters(shape: ModelShape, plan: Plan) -> int:
+    return adapter_parameters(shape, plan.lora_rank, plan.lora_targets, plan.lora_exclude) if plan.lora_rank else shape.parameters
 
 
 def _mlp_width(shape: ModelShape) -> int:
@@ -243,10 +269,11 @@ def _mlp_width(shape: ModelShape) -> int:
 def _host(shape: ModelShape, plan: Plan) -> HostForecast:
     """Of the busiest node: the one with the sandboxes and the driver, which holds a step's data."""
     here = max(1, plan.gpus // plan.nodes)
-    states = shape.parameters // plan.gpus * (MASTER_BYTES + ADAM_BYTES) * here
+    held = states(shape, plan)
     trials = plan.prompts_per_step * plan.samples_per_prompt
     return HostForecast(
-        offload_bytes=states if plan.actor_offload else 0,
+        offload_bytes=(held.weight_bytes + held.trained * ADAM_BYTES) * here if plan.actor_offload else 0,
+        engine_bytes=shape.parameters * dtype_bytes(plan.rollout_dtype) // plan.gen_tp * here if plan.lora_rank and not plan.cpu else 0,
         store_bytes=plan.object_store_bytes,
         data_bytes=trials * (plan.prompt_tokens + plan.response_tokens) * DATA_TOKEN_BYTES,
         process_bytes=CONTROL_PROCESSES + here * (2 * CPU_PROCESS + (plan.kv_cache_bytes or 0) if plan.cpu else GPU_PROCESS_HOST),
@@ -255,7 +282,7 @@ def _host(shape: ModelShape, plan: Plan) -> HostForecast:
 
 
 def disk(shape: ModelShape, plan: Plan) -> DiskForecast:
-    save = shape.parameters * (MASTER_BYTES + ADAM_BYTES + (MASTER_BYTES if plan.save_hf else 0))
+    save = trained_parameters(shape, plan) * (MASTER_BYTES + ADAM_BYTES + (MASTER_BYTES if plan.save_hf else 0))
     saves = None if plan.steps is None else max(1, -(-plan.steps // plan.save_every))
     keep = plan.keep_checkpoints
     kept = saves if keep is None else keep if saves is None else min(saves, keep)

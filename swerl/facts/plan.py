@@ -83,5 +83,8 @@ def plan_of(cfg: RunConfig, *, steps: int | None, gpu_memory_bytes: int | None, 
         val_tasks=val_tasks,
         val_samples=training.val_n,
         sandbox_bytes=(cfg.harbor_agent.environment_override_memory_mb or 0) << 20 if local else 0,
+        lora_rank=cfg.model.lora.rank,
+        lora_targets=cfg.model.lora.targets,
+        lora_exclude=cfg.model.lora.exclude,
         object_store_bytes=(cfg.infrastructure.object_store_mb or 2048) << 20,
     )

@@ -47,6 +47,7 @@ class ModelShape:
     active_parameters: int
     largest_layer: int
     exact: bool
+    mlp_width: int = 0  # of a dense layer
 
     @property
     def is_moe(self) -> bool:
@@ -131,6 +132,7 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
         active_parameters=active + outside,
         largest_layer=max(sizes),
         exact=model_type in EXACT and text.get("hidden_act", "silu") == "silu",
+        mlp_width=int(text.get("intermediate_size") or 0),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swerl.facts.memory import Forecast, count, size
+from swerl.facts.memory import Forecast, count, size, trained_parameters
 from swerl.forecast.advice import fitting
 from swerl.forecast.outlook import Outlook
 from swerl.record.words import duration
@@ -19,6 +19,11 @@ def memory_lines(result: Forecast) -> list[str]:
     lines = [
         f"policy            {shape.architecture}, {about}{count(shape.parameters)} parameters"
         + (f", {about}{count(shape.active_parameters)} active, {shape.experts} experts" if shape.is_moe else ""),
+        *(
+            [f"adapters          rank {plan.lora_rank}, {about}{count(trained_parameters(shape, plan))} trained parameters"]
+            if plan.lora_rank
+            else []
+        ),
         f"trials a step     {plan.prompts_per_step} x {plan.samples_per_prompt} = {result.trials_per_step}, "
         f"{result.updates_per_step} optimizer step(s)",
         f"engine            {engine.replicas} replica(s) of {plan.gen_tp} {device}(s), weights {size(engine.weight_bytes)} a {device}"
@@ -35,8 +40,8 @@ def memory_lines(result: Forecast) -> list[str]:
         ),
     ]
     host = result.host
-    parts = [("offloaded states", host.offload_bytes), ("object store", host.store_bytes), ("a step's data", host.data_bytes)]
-    parts += [("processes", host.process_bytes), ("sandboxes", host.sandbox_bytes)]
+    parts = [("offloaded states", host.offload_bytes), ("sleeping engines", host.engine_bytes), ("object store", host.store_bytes)]
+    parts += [("a step's data", host.data_bytes), ("processes", host.process_bytes), ("sandboxes", host.sandbox_bytes)]
     told = ", ".join(f"{name} {size(amount)}" for name, amount in parts if amount)
     return [*lines, f"host memory       ~{size(host.total_bytes)} on the busiest node: {told}"]
 

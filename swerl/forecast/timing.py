@@ -8,8 +8,8 @@ is as many trials as are in the engine at once: a closed queue, whose trials are
 engine sleeps during an update all the same, so nothing else of a trial goes on then.
 
 Training. A forward pass costs two operations per active parameter and token and the attention's share, which flash attention computes at
-a dense policy's rate in a mixture too, and the bytes that norms, activations and the head move; a backward costs twice that, and
-checkpointing the layers' forward pass once more.
+a dense policy's rate in a mixture too, and the bytes that norms, activations and the head move; a backward costs twice that (with adapters
+once), and checkpointing the layers' forward pass once more.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from statistics import NormalDist
 from types import MappingProxyType
 from typing import Any
 
-from swerl.facts.memory import Forecast, Plan, inside_units
+from swerl.facts.memory import Forecast, Plan, inside_units, trained_parameters
 from swerl.facts.shape import ModelShape, dtype_bytes
 from swerl.forecast.rates import Rates, Trial
 
@@ -69,11 +69,12 @@ def step_time(foreseen: Forecast, rates: Rates, trial: Trial) -> StepTime:
     tokens = _trained_tokens(plan, trial) * foreseen.trials_per_step
     layers_s, head_s = (tokens * one / plan.gpus for one in forward_s(shape, plan, rates, trial.prompt_tokens + trial.response_tokens))
     offload_s = foreseen.trainer.offloaded_host_bytes / rates.host_link_bytes_s if plan.actor_offload else 0.0
+    passes = 2 if plan.lora_rank else 3  # frozen weights get no gradient of their own
     phases = {
         "gen": gen_s,
         "old_log_prob": (layers_s + head_s) * (2 if plan.reference_policy else 1),
-        "update_actor": layers_s * (4 if plan.gradient_checkpointing else 3) + 3 * head_s + 2 * offload_s + rates.update_fixed_s,
-        "update_weights": foreseen.engine.weight_bytes * plan.gen_tp / rates.weight_copy_bytes_s + rates.weights_fixed_s,
+        "update_actor": layers_s * (passes + plan.gradient_checkpointing) + passes * head_s + 2 * offload_s + rates.update_fixed_s,
+        "update_weights": _sync_s(foreseen, rates) + rates.weights_fixed_s,
         "save_checkpoint": foreseen.disk.save_bytes / rates.disk_bytes_s / plan.save_every,
         "validation": 0.0,
     }
@@ -82,6 +83,15 @@ def step_time(foreseen: Forecast, rates: Rates, trial: Trial) -> StepTime:
         times = 1 / plan.test_every + (1 / plan.steps if plan.val_before and plan.steps else 0)
         phases["validation"] = validation * times
     return StepTime(MappingProxyType(phases), sum(phases.values()), one_s, slowest_s, busy, limit)
+
+
+def _sync_s(foreseen: Forecast, rates: Rates) -> float:
+    """All weights are sent; with adapters these are, and the engine brings its own back from host memory."""
+    plan, engine = foreseen.plan, foreseen.engine
+    if not plan.lora_rank:
+        return engine.weight_bytes * plan.gen_tp / rates.weight_copy_bytes_s
+    sent = trained_parameters(foreseen.shape, plan) * dtype_bytes(plan.rollout_dtype)
+    return sent / rates.weight_copy_bytes_s + engine.weight_bytes / rates.host_link_bytes_s
 
 
 def _generation(foreseen: Forecast, rates: Rates, trial: Trial, trials: int) -> tuple[float, float, float, float, str]:

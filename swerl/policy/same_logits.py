@@ -1,8 +1,9 @@
-"""Whether an exported directory is the policy of a checkpoint: ``python -m swerl.policy.same_logits SHARDS EXPORT``, one JSON line.
+"""Whether an exported directory is the policy of a checkpoint: ``python -m swerl.policy.same_logits SHARDS EXPORT [BASE]``, one JSON line.
 
 The checkpoint's weights are read from the trainer's own shards (``model_world_size_N_rank_*.pt``), put together here and not by what made
 the export, and given to a model of the export's ``config.json``. Both models answer the same tokens in float32; the largest difference of
-their logits is told, and which tensors of the shards the export does not have.
+their logits is told, and which tensors of the shards the export does not have. Shards of adapters stand on BASE; there PEFT itself
+computes what they say, and the export is either merged weights or an adapter of PEFT's.
 """
 
 from __future__ import annotations
@@ -43,17 +44,22 @@ def whole_tensors(shards: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def compare(shards: Path, export: Path) -> dict[str, Any]:
+def compare(shards: Path, export: Path, base: Path | None = None) -> dict[str, Any]:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    exported = AutoModelForCausalLM.from_pretrained(export, dtype=torch.float32).eval()
-    config = AutoConfig.from_pretrained(export)
-    trained = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    state = whole_tensors(shards)
-    lost = trained.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=False)
-    missing = [name for name in lost.missing_keys if not (config.tie_word_embeddings and name == "lm_head.weight")]
-    if config.tie_word_embeddings:
-        trained.tie_weights()
+    state = {name: tensor.float() for name, tensor in whole_tensors(shards).items()}
+    config = AutoConfig.from_pretrained(base or export)
+    if base is None:
+        exported = AutoModelForCausalLM.from_pretrained(export, dtype=torch.float32).eval()
+        trained = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        lost = trained.load_state_dict(state, strict=False)
+        missing = [name for name in lost.missing_keys if not (config.tie_word_embeddings and name == "lm_head.weight")]
+        if config.tie_word_embeddings:
+            trained.tie_weights()
+    else:
+        exported, trained = _adapted(base, export), _with_adapters(base, shards, list(state))
+        lost = trained.load_state_dict(state, strict=False)
+        missing = [name for name in lost.missing_keys if ".lora_" in name]
     tokens = torch.randint(0, config.vocab_size, (PROMPTS, LENGTH), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         one, other = trained(tokens).logits, exported(tokens).logits
@@ -67,5 +73,26 @@ def compare(shards: Path, export: Path) -> dict[str, Any]:
     }
 
 
+def _with_adapters(base: Path, shards: Path, names: list[str]) -> Any:
+    """The frozen weights with PEFT's own layers where ``names`` of the shards say there are some."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    said = json.loads((shards / "lora_train_meta.json").read_text())
+    layers = sorted({name.partition(".lora_")[0].removeprefix("base_model.model.") for name in names})
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    settings = LoraConfig(r=said["r"], lora_alpha=said["lora_alpha"], target_modules=layers, task_type="CAUSAL_LM")
+    return get_peft_model(model, settings).eval()
+
+
+def _adapted(base: Path, export: Path) -> Any:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    if not (export / "adapter_config.json").is_file():
+        return AutoModelForCausalLM.from_pretrained(export, dtype=torch.float32).eval()
+    return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), str(export)).eval()
+
+
 if __name__ == "__main__":
-    print(json.dumps(compare(Path(sys.argv[1]), Path(sys.argv[2]))))
+    print(json.dumps(compare(*map(Path, sys.argv[1:]))))

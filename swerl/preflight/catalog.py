@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from swerl.preflight import (
+    adapters,
     batch,
     cards,
     clusters,
@@ -25,6 +26,7 @@ from swerl.preflight.check import Check
 CHECKS: tuple[Check, ...] = (
     *configuration.CHECKS,
     *policy.CHECKS,
+    *adapters.CHECKS,
     *templates.CHECKS,
     *batch.CHECKS,
     *training.CHECKS,

@@ -8,12 +8,15 @@ from typing import Any
 
 import orjson
 
+from swerl.config.schema import keys
 from swerl.preflight.check import Check, Fact, Finding, NotApplicable
 from swerl.preflight.context import Context
 from swerl.record.checkpoints import directories, faults
 
 # Restored with the optimizer and its schedule, whatever the configuration says now.
 _RESTORED = ("algorithm.learning_rate", "training.lr_scheduler", "algorithm.lr_warmup_steps", "algorithm.weight_decay")
+# An adapter is these and the weights it stands on: it is loaded with another alpha, or over other weights, as another policy.
+_ADAPTERS = ("model.lora.rank", "model.lora.alpha", "model.lora.targets", "model.lora.exclude")
 # A run that changes these is another experiment under the same name.
 _IDENTITY = ("model.model_path", "data.train_index", "algorithm.adv_estimator", "algorithm.policy_loss_mode")
 
@@ -64,10 +67,16 @@ class RestoredSettings(Check):
             old, new = _get(before, key), _get(now, key)
             if old != new:
                 yield self.found(f"{key} is {new}, the checkpoint restores {old}", ctx.source(key))
+        rank = ctx.cfg.model.lora.rank
+        for key in _ADAPTERS:
+            old, new = _get(before, key), _get(now, key)
+            if old != new and (rank if old is None else rank or _get(before, _ADAPTERS[0])):  # None: the run is older than the key
+                yield self.found(f"{key} is {new}, the checkpoint was made with {old or keys()[key].default}", ctx.source(key))
         for key in _IDENTITY:
             old, new = _get(before, key), _get(now, key)
             if old != new:
-                yield self.found(f"{key} is {new}, this run began with {old}", ctx.source(key), severity="warning")
+                severity = "fatal" if rank and key == "model.model_path" else "warning"
+                yield self.found(f"{key} is {new}, this run began with {old}", ctx.source(key), severity=severity)
 
 
 class ShardsFit(Check):

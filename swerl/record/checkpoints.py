@@ -47,7 +47,7 @@ def commit(path: Path, step: int, version: str) -> Checkpoint:
     for file in _files(path):
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
-        files[str(file.relative_to(path))] = {"bytes": file.stat().st_size, "digest": _digest(file)}
+        files[str(file.relative_to(path))] = {"bytes": file.stat().st_size, "digest": ends_digest(file)}
     for folder in sorted({file.parent for file in _files(path)} | {path}):
         fsync_directory(folder)
     marker = {"step": step, "version": version, "files": files}
@@ -77,7 +77,7 @@ def faults(path: Path) -> list[str]:
             found.append(f"{file} is missing")
         elif file.stat().st_size != size:
             found.append(f"{file} has {file.stat().st_size} bytes, {size} were committed")
-        elif _digest(file) != digest:
+        elif ends_digest(file) != digest:
             found.append(f"{file} has other content than was committed")
     return found
 
@@ -146,7 +146,7 @@ def _files(path: Path) -> list[Path]:
     return sorted(f for f in path.rglob("*") if f.is_file() and f.name != MARKER and not f.name.startswith(f".{MARKER}"))
 
 
-def _digest(file: Path) -> str:
+def ends_digest(file: Path) -> str:
     """sha256 of the size, the first and the last MiB: catches truncation, holes at the end and mixed-up files at disk speed for shards
     of many gigabytes. It does not catch a flipped bit in the middle; file systems do that."""
     size = file.stat().st_size

@@ -64,6 +64,26 @@ def _policy(c: RunConfig) -> dict[str, Any]:
         f"+{MODEL}.override_config.attn_implementation": c.training.attention,
         f"{MODEL}.use_remove_padding": c.training.use_remove_padding,
         f"{MODEL}.enable_gradient_checkpointing": c.training.gradient_checkpointing,
+        **_adapters(c),
+    }
+
+
+def _adapters(c: RunConfig) -> dict[str, Any]:
+    """verl reads adapters from several places; those that are not ours are held at nothing, so that no second word is said on them.
+    Weights that are not trained are held in the type they are computed in: no update of them could be lost to rounding."""
+    lora = c.model.lora
+    frozen = {f"{ACTOR}.fsdp_config.model_dtype": _PRECISION[c.training.param_dtype]} if lora.rank else {}
+    return {
+        f"{MODEL}.lora_rank": lora.rank,
+        f"{MODEL}.lora_alpha": lora.alpha,
+        f"{MODEL}.target_modules": "all-linear" if lora.targets == ("all-linear",) else list(lora.targets),
+        f"{MODEL}.exclude_modules": list(lora.exclude) or None,
+        f"{MODEL}.lora_adapter_path": None,
+        f"+{MODEL}.target_parameters": None,
+        f"{MODEL}.lora.rank": 0,
+        f"{MODEL}.lora.merge": False,
+        f"+{ACTOR}.checkpoint.save_lora_only": lora.rank > 0,
+        **frozen,
     }
 
 

@@ -38,6 +38,9 @@ class RunEngine(FSDPEngineWithLMHead):
             logprobs.install(module)
         return module
 
+    def _build_lora_module(self, module: torch.nn.Module) -> torch.nn.Module:
+        return in_float32(super()._build_lora_module(module))
+
     def _build_model_optimizer(self) -> None:
         super()._build_model_optimizer()
         if not self.model_config.use_fused_kernels:
@@ -66,3 +69,12 @@ class RunEngine(FSDPEngineWithLMHead):
         total = self._compiles.total()
         output["metrics"] |= {COUNT: Metric("max", float(total.count)), SECONDS: Metric("max", total.seconds)}
         return output
+
+
+def in_float32(module: torch.nn.Module) -> torch.nn.Module:
+    """Adapters in float32 whatever the frozen weights are in, which verl gives them too: a step of Adam is less than bfloat16 can tell
+    from nothing. FSDP2 wants one type of the parameters that are trained, and computes in its own."""
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return module

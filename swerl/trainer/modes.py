@@ -20,7 +20,7 @@ from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.workers.rollout.llm_server import LLMServerClient
 
-from swerl.record import checkpoints
+from swerl.record import base, checkpoints
 from swerl.record.client import Absent, Service
 from swerl.record.events import EventLog
 from swerl.record.lineage import current_lineage
@@ -128,6 +128,9 @@ class RunHooks(PPOTrainer):
 
     def _save_checkpoint(self) -> None:
         super()._save_checkpoint()
+        if self.config.actor_rollout_ref.model.lora_rank > 0:
+            folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}" / "actor"
+            base.write(folder, Path(self.config.actor_rollout_ref.model.path))
         self._uncommitted = (Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}", self.global_steps)
 
     # Records

@@ -22,8 +22,9 @@ from swerl.record.events import EventLog
 from swerl.record.model import Identity, Timing, TrialRequest, TrialResult
 from swerl.record.outcomes import MEANING, Evidence, Judgement, Outcome, RewardMissing, judge
 from swerl.record.trial_journal import Journal
-from swerl.trials.attempt import Attempt, AttemptRunner, Ender
+from swerl.trials.attempt import AttemptRunner, Ender
 from swerl.trials.breaker import Breaker
+from swerl.trials.evidence import Attempt
 from swerl.trials.groups import Groups
 from swerl.trials.quarantine import Quarantine
 from swerl.trials.settings import RunnerSettings

@@ -106,7 +106,12 @@ def test_the_trainer_on_one_h200_as_it_was_measured(figure):
 
 @pytest.mark.parametrize(
     ("profile", "shape", "gpu_gib"),
-    [(None, "qwen3-30b-a3b", 80), ("qwen3-4b-1gpu", "qwen3-4b", 139), ("qwen3-8b-8gpu", "qwen3-8b", 80)],
+    [
+        (None, "qwen3-30b-a3b", 80),
+        ("qwen3-4b-1gpu", "qwen3-4b", 139),
+        ("qwen3-8b-8gpu", "qwen3-8b", 80),
+        ("qwen3-8b-lora-1gpu", "qwen3-8b", 139),
+    ],
 )
 def test_a_shipped_profile_leaves_five_percent_of_its_card(profile, shape, gpu_gib):
     config = load(PROJECT / "config.yaml", profile, {"model.model_path": "/policy", "data.data_dir": "/indexes"})

@@ -117,6 +117,28 @@ def quantised(site) -> Report:
     return site.preflight(only=["SWERL-P107"])
 
 
+def adapters_on_no_layer(site) -> Report:
+    return site.preflight({"model.lora.rank": 8, "training.save_hf": False, "model.lora.targets": ["q_proj", "query"]}, only=["SWERL-P111"])
+
+
+def adapters_all_excluded(site) -> Report:
+    sets = {"model.lora.rank": 8, "training.save_hf": False, "model.lora.targets": ["q_proj"], "model.lora.exclude": ["self_attn.q_proj"]}
+    return site.preflight(sets, only=["SWERL-P111"])
+
+
+def adapters_on_a_norm(site) -> Report:
+    return site.preflight({"model.lora.rank": 8, "training.save_hf": False, "model.lora.targets": ["q_norm"]}, only=["SWERL-P111"])
+
+
+def adapters_with_a_whole_copy(site) -> Report:
+    return site.preflight({"model.lora.rank": 8, "training.save_hf": True}, only=["SWERL-P111"])
+
+
+def adapters_on_all_of_a_mixture(site) -> Report:
+    config_json(site, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16)
+    return site.preflight({"model.lora.rank": 8}, only=["SWERL-P111"])
+
+
 def template_without_stop(site, site_module) -> Report:
     site_module.write_policy(site.model, template=site_module.HERMES.replace("<|im_end|>", "<|im_start|>"))
     return site.preflight(only=["SWERL-P109"])
@@ -401,6 +423,11 @@ TRIGGERS: dict[Callable, str] = {
     no_stop_token: "SWERL-P105",
     window_too_long: "SWERL-P106",
     quantised: "SWERL-P107",
+    adapters_on_no_layer: "SWERL-P111",
+    adapters_on_all_of_a_mixture: "SWERL-P111",
+    adapters_all_excluded: "SWERL-P111",
+    adapters_on_a_norm: "SWERL-P111",
+    adapters_with_a_whole_copy: "SWERL-P111",
     template_without_stop: "SWERL-P109",
     too_long_for_the_engine: "SWERL-P201",
     mini_batch_too_large: "SWERL-P202",
@@ -704,3 +731,31 @@ def test_file_that_is_no_configuration(tmp_path: Path):
         assert not report.ok and all(p.id.startswith("SWERL-C") for p in report.problems), text
         assert "SAFE TO RUN: no" in report.render()
     assert not run_file(tmp_path / "missing.yaml", env={}).ok
+
+
+def test_adapters_that_fit_and_whose_experts_do_not(site):
+    sets = {"model.lora.rank": 8, "model.lora.targets": ["q_proj", "mlp.down_proj"], "training.save_hf": False}
+    sets["model.lora.exclude"] = ["layers.0.self_attn.q_proj"]
+    assert site.preflight(sets, only=["SWERL-P111"]).ok
+    assert site.preflight(only=["SWERL-P111"]).ok
+    from swerl.preflight.adapters import _unable
+
+    layers = ["model.layers.0.self_attn.q_proj", "model.layers.0.mlp.gate", "model.layers.0.mlp.experts.0.gate_proj"]
+    assert "experts" in _unable("gate_proj", layers, layers[:1]) and "experts" in _unable("mlp.gate", layers, layers[:1])
+    assert _unable("q_proj", layers, layers[:1]) == "" and "no linear layer" in _unable("proj", layers, layers[:1])
+
+
+def test_adapters_of_an_earlier_start(site):
+    """The checkpoint's adapters are loaded whatever alpha says, and fit any base of their shape."""
+    run = site.root / "runs" / "site"
+    (run / "checkpoints" / "global_step_8").mkdir(parents=True)
+    sets = {"model.lora.rank": 8, "model.lora.alpha": 16, "training.save_hf": False}
+    before = site.config(sets)[0].as_dict()
+    (run / "resolved.json").write_text(json.dumps({"config": before}, default=str))
+    assert site.preflight(sets, only=["SWERL-P902"]).ok
+    for change in ({"model.lora.alpha": 32}, {"model.lora.rank": 16}, {"model.lora.rank": 0}, {"model.lora.targets": ["q_proj"]}):
+        report = site.preflight({**sets, **change}, only=["SWERL-P902"])
+        assert [p.id for p in report.fatal] == ["SWERL-P902"], change
+    del before["model"]["lora"]
+    (run / "resolved.json").write_text(json.dumps({"config": before}, default=str))
+    assert site.preflight(only=["SWERL-P902"]).ok and not site.preflight(sets, only=["SWERL-P902"]).ok

@@ -232,3 +232,23 @@ def test_compiles_are_counted_with_their_time(monkeypatch):
     compiled = counter.timed(lambda: 7)
     assert compiled() == 7
     assert counter.total().count == 3
+
+
+def test_log_probabilities_by_chunks_through_adapters():
+    """PEFT wraps the model after the chunks are installed: they are asked for through it, and only adapters get a gradient."""
+    from peft import LoraConfig, get_peft_model
+
+    made = model()
+    logprobs.install(made)
+    made.enable_input_require_grads()
+    adapted = get_peft_model(made, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.1)
+    ids, _, _ = batch([40])
+    assert logprobs.differ_by(adapted, ids) < 1e-4
+    with adapted.disable_adapter():
+        assert logprobs.differ_by(adapted, ids) < 1e-4
+    adapted(input_ids=ids, use_cache=False, temperature=1.0).log_probs.sum().backward()
+    graded = {name for name, parameter in adapted.named_parameters() if parameter.grad is not None}
+    assert graded and graded == {name for name, _ in adapted.named_parameters() if ".lora_" in name}
