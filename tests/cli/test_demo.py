@@ -76,5 +76,6 @@ def test_the_last_screen_says_before_and_after(config):
     text = table(Results(points, 16, 7.5, 400.0, 8192, Path("/x/run_001")), config)
     assert "from before to after: resolve rate +0.375, pass@4 +0.250" in text
     assert "16 steps of 64 trials, 7.5 s each" in text and "6m40s" in text and "8.0 GiB" in text and "/x/run_001" in text
+    assert "report     /x/run_001/report.html" in text and "curves     /x/run_001/curves" in text
     short = table(Results(points[:1], 0, None, 1.0, None, Path("/x")), config)
     assert "from before to after" not in short and "GiB" not in short
