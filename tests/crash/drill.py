@@ -64,7 +64,8 @@ seed kills {victims} and another process of the trainer once each (SIGKILL), in 
 draws; the tree is started again by the same command. Compared with the undisturbed run ({trials} trials, {solved} of them solved): rewards
 trial by trial; the {numbers} numbers of metrics.jsonl that no clock is in and the {tensors} tensors of the last checkpoint, bit for bit.
 Numbers about the engine's own log-probabilities may be {within:g} away: in one run five of them were, by up to 2e-9, after
-the engine had been replaced (its cold prefix cache is the likely cause and was not tested). In this profile they reach no weight: the tensors are equal.
+the engine had been replaced (its cold prefix cache is the likely cause and was not tested).
+In this profile they reach no weight: the tensors are equal.
 
 "Service": the longest from the kill of gateway or runner to the next event of a trial or a step. "Others": the longest from the engine's
 return to that, with the boot before it in brackets.
