@@ -117,6 +117,7 @@ class FreshVerifier(Verifier):
             try:
                 verdict = await asyncio.to_thread(grader.judge, ended, answer)
             except NoVerdict as none:
+                self.findings += none.findings
                 raise none.error from none
         self.findings += verdict.findings
         return verdict.rewards

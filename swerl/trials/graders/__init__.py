@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from harbor.verifier.verifier import RewardFileNotFoundError
+
 from swerl.trials.screening import Finding
 
 TESTS = "/tests"
@@ -27,11 +29,17 @@ KEY = ".key"
 
 
 class NoVerdict(Exception):
-    """The tests gave none: no number, or nothing that is one. ``error`` says so in Harbor's terms."""
+    """The tests gave none: no number, or nothing that is one, or they were killed. ``error`` says so in Harbor's terms. Whose doing it is,
+    the same tests on the untouched task say (`swerl.trials.blame`); ``findings`` are what is known before that."""
 
-    def __init__(self, error: Exception):
+    def __init__(self, error: Exception, *findings: Finding):
         super().__init__(str(error))
-        self.error = error
+        self.error, self.findings = error, list(findings)
+
+
+def killed(code: int) -> NoVerdict:
+    told = f"exit code {code} of test.sh"
+    return NoVerdict(RewardFileNotFoundError(f"the tests were killed: {told}"), Finding("tests-killed", told))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +86,6 @@ class Grader(Protocol):
     def judge(self, ended: Ended, answer: Answer) -> Verdict:
         """NoVerdict when the tests gave none."""
         ...
-
-
-def nothing(kind: str, what: str) -> Verdict:
-    return Verdict({"reward": 0.0}, [Finding(kind, what)])
 
 
 def by_signal(code: int) -> bool:

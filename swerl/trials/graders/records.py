@@ -14,7 +14,7 @@ from harbor.verifier.verifier import RewardFileNotFoundError
 from swerl.data import judging
 from swerl.data.convert import REPORT
 from swerl.data.judging.judge import judge
-from swerl.trials.graders import KEY, STDOUT, TESTS, Answer, Ended, NoVerdict, Verdict, by_signal, nothing, reports
+from swerl.trials.graders import KEY, STDOUT, TESTS, Answer, Ended, NoVerdict, Verdict, by_signal, killed, reports
 from swerl.trials.sandboxes.received import read_file
 from swerl.trials.screening import Finding
 
@@ -48,7 +48,7 @@ class Records:
 
     def judge(self, ended: Ended, answer: Answer) -> Verdict:
         if by_signal(ended.code):
-            return nothing("tests-killed", f"exit code {ended.code} of test.sh")
+            raise killed(ended.code)
         told, findings = reports.read(ended, REPORT, self.key)
         if not told and not findings:
             raise NoVerdict(RewardFileNotFoundError(f"no test runner ran (exit code {ended.code} of test.sh)"))

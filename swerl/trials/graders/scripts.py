@@ -22,7 +22,7 @@ from pathlib import Path
 from harbor.verifier.verifier import RewardFileEmptyError, RewardFileNotFoundError, VerifierOutputParseError
 
 from swerl.data import judging
-from swerl.trials.graders import KEY, LOGS, STDOUT, TESTS, Answer, Ended, NoVerdict, Verdict, by_signal, nothing, reports
+from swerl.trials.graders import KEY, LOGS, STDOUT, TESTS, Answer, Ended, NoVerdict, Verdict, by_signal, killed, reports
 from swerl.trials.sandboxes.received import read_file
 from swerl.trials.screening import Finding
 
@@ -83,7 +83,7 @@ class Scripts:
 
     def judge(self, ended: Ended, answer: Answer) -> Verdict:
         if by_signal(ended.code):
-            return nothing("tests-killed", f"exit code {ended.code} of test.sh")
+            raise killed(ended.code)
         told, findings = reports.read(ended, REPORT, self.key) if self.runs else ([], [])
         if ended.unlike:
             findings.append(Finding("tests-changed", ", ".join(ended.unlike)))
